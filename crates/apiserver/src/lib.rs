@@ -1,0 +1,1 @@
+//! The embedded Kubernetes API: generic over kinds, faithful in what it serves

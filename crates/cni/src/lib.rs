@@ -1,0 +1,1 @@
+//! The CNI plugin: one pod joined to its node

@@ -1,0 +1,2 @@
+//! fairway: arguments to one call.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Names, addresses, ports and the immutable facts a node works from
