@@ -1,0 +1,1 @@
+//! Images played by programs inside this binary.
