@@ -1,0 +1,1 @@
+//! The schema table and the engine over it.

@@ -1,0 +1,1 @@
+//! Validation per kind, with upstream's wording.
