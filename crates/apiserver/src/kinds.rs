@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use serde_json::Value;
+use crate::schema::Schema;
 
 /// One resource as stored, with every group/version it is served in.
 #[derive(Debug, Clone)]
@@ -49,8 +49,9 @@ pub struct Served {
     pub version: String,
     /// Type name in the schema table (`io.k8s.api.apps.v1.Deployment`'s row); empty for custom resources.
     pub schema: String,
-    /// The `openAPIV3Schema` of a custom resource's version.
-    pub structural: Option<Arc<Value>>,
+    /// The compiled `openAPIV3Schema` of a custom resource's version
+    /// ([`Schema::structural`]); its text is [`Schema::raw`].
+    pub structural: Option<Schema>,
     /// The warning a client gets for using this version, if it is deprecated.
     pub deprecated: Option<String>,
     /// Whether `/status` is a subresource.
@@ -141,6 +142,11 @@ impl Served {
     /// `apps/v1`, `v1`.
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)
+    }
+
+    /// The schema of this version's objects.
+    pub fn schema(&self) -> Option<Schema> {
+        self.structural.clone().or_else(|| Schema::builtin(&self.schema))
     }
 }
 
