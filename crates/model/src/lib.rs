@@ -1,1 +1,34 @@
-//! Names, addresses, ports and the immutable facts a node works from
+//! The facts a node works from: Services, endpoints and nodes as compact values, and the [`Snapshot`] they form.
+//!
+//! API object types stop here: [`convert`] turns `k8s_openapi` objects into these values and says, as [`Report`]s, which
+//! parts it had to leave out. Nothing in this crate reads a clock, a socket or a file, and nothing in it knows a kernel.
+//!
+//! ```
+//! use fairway_model::{Event, ObjectKey, SnapshotWriter, Update};
+//! let mut writer = SnapshotWriter::default();
+//! writer.apply(Event::Service(Update::Begin));
+//! writer.apply(Event::Service(Update::End));
+//! assert!(writer.take_change().is_empty());
+//! assert!(writer.snapshot().service(&ObjectKey::new("default", "web")).is_none());
+//! ```
+
+pub mod convert;
+mod endpoints;
+mod key;
+mod node;
+mod report;
+mod service;
+mod snapshot;
+
+pub use convert::Parsed;
+pub use endpoints::{
+    AddressType, Conditions, Endpoint, EndpointSlice, Hints, SliceEndpoint, SlicePort,
+};
+pub use key::{NodeName, ObjectKey, ServiceKey, SliceKey, Uid};
+pub use node::NodeFacts;
+pub use report::{Kind, ObjectRef, Report, Severity};
+pub use service::{
+    ClusterIps, External, Family, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType,
+    TrafficDistribution, TrafficPolicy,
+};
+pub use snapshot::{Change, Event, Snapshot, SnapshotWriter, Update};

@@ -1,0 +1,117 @@
+//! What conversions keep, leave out and say.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use serde_json::json;
+
+use crate::{EndpointSlice, NodeFacts, Parsed, Protocol, Report, Service, Severity, TrafficPolicy};
+
+fn service(value: serde_json::Value) -> Result<Parsed<Service>, Report> {
+    let object: core::Service = serde_json::from_value(value).expect("test object");
+    (&object).try_into()
+}
+
+fn slice(value: serde_json::Value) -> Result<Parsed<EndpointSlice>, Report> {
+    let object: discovery::EndpointSlice = serde_json::from_value(value).expect("test object");
+    (&object).try_into()
+}
+
+#[test]
+fn a_service_keeps_what_the_data_plane_needs() {
+    let parsed = service(json!({
+        "metadata": {"namespace": "shop", "name": "web", "creationTimestamp": "2026-01-02T03:04:05Z",
+                     "uid": "0b5f3e0a-7d1c-4d5e-9f00-00c0ffee1234"},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00:10:96::a"],
+                 "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local",
+                 "ports": [{"name": "http", "port": 80, "nodePort": 30080, "targetPort": "web"},
+                           {"name": "dns", "port": 53, "protocol": "UDP"}]}
+    }))
+    .expect("a good Service");
+    assert_eq!(parsed.reports, []);
+    let service = parsed.value;
+    assert_eq!(service.key.to_string(), "shop/web");
+    assert_eq!(service.created, 1_767_323_045);
+    assert_eq!(service.cluster_ips.v4, Some("10.96.0.10".parse().expect("address")));
+    assert_eq!(service.cluster_ips.v6, Some("fd00:10:96::a".parse().expect("address")));
+    assert_eq!(service.affinity_seconds.map(|seconds| seconds.get()), Some(10_800));
+    assert_eq!(service.external_policy, TrafficPolicy::Local);
+    assert_eq!(service.ports[0].node_port.map(|port| port.get()), Some(30_080));
+    assert_eq!((service.ports[1].protocol, service.ports[1].port), (Protocol::Udp, 53));
+    assert!(service.is_served());
+}
+
+#[test]
+fn headless_services_and_those_of_another_proxy_are_not_served() {
+    let headless = service(json!({"metadata": {"name": "a"}, "spec": {"clusterIP": "None"}}))
+        .expect("headless");
+    assert!(headless.value.headless && !headless.value.is_served());
+    let foreign = service(json!({
+        "metadata": {"name": "a", "labels": {"service.kubernetes.io/service-proxy-name": "other"}},
+        "spec": {"clusterIP": "10.96.0.1"}
+    }))
+    .expect("foreign");
+    assert!(!foreign.value.is_served());
+}
+
+#[test]
+fn a_bad_port_costs_that_port_only() {
+    let parsed = service(json!({
+        "metadata": {"namespace": "d", "name": "web"},
+        "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 70000}, {"port": 80, "nodePort": -4}, {"port": 81, "protocol": "QUIC"}]}
+    }))
+    .expect("still a Service");
+    assert_eq!(parsed.value.ports.len(), 1);
+    assert_eq!(parsed.value.ports[0].node_port, None);
+    let reasons: Vec<_> = parsed.reports.iter().map(|report| report.reason).collect();
+    assert_eq!(reasons, ["PortOutOfRange", "PortOutOfRange", "UnknownProtocol"]);
+    assert!(parsed.reports[0].to_string().contains("70000"), "{}", parsed.reports[0]);
+}
+
+#[test]
+fn a_bad_address_costs_that_endpoint_only() {
+    let parsed = slice(json!({
+        "metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.244.1.300"]}, {"addresses": ["fd00::1"]}, {"addresses": ["127.0.0.1"]},
+                      {"addresses": []}, {"addresses": ["010.244.1.1"]},
+                      {"addresses": ["10.244.1.5"], "conditions": {"ready": false, "serving": true, "terminating": true},
+                       "nodeName": "node-1", "zone": "a", "hints": {"forZones": [{"name": "a"}]}}]
+    }))
+    .expect("still a slice");
+    assert_eq!(parsed.value.service.to_string(), "d/web");
+    assert_eq!(parsed.value.endpoints.len(), 1);
+    let kept = &parsed.value.endpoints[0];
+    assert_eq!(kept.address.to_string(), "10.244.1.5");
+    assert!(!kept.conditions.ready && kept.conditions.serving && kept.conditions.terminating);
+    assert_eq!(parsed.reports.len(), 5);
+    assert!(parsed.reports.iter().all(|report| report.severity == Severity::Warning));
+    assert!(parsed.reports[0].message.contains("10.244.1.300"));
+}
+
+#[test]
+fn an_unknown_address_type_is_an_error_that_names_it() {
+    let error =
+        slice(json!({"metadata": {"name": "x"}, "addressType": "IPX"})).expect_err("unknown type");
+    assert_eq!((error.severity, error.reason), (Severity::Error, "UnknownAddressType"));
+    assert!(error.message.contains("IPX"));
+}
+
+#[test]
+fn a_node_keeps_addresses_cidrs_and_zone() {
+    let object: core::Node = serde_json::from_value(json!({
+        "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "z1"}},
+        "spec": {"podCIDRs": ["10.244.1.7/24", "fd00:10:244:1::/64", "nonsense"]},
+        "status": {"addresses": [{"type": "Hostname", "address": "node-1"}, {"type": "InternalIP", "address": "172.30.1.1"},
+                                 {"type": "InternalIP", "address": "fd00:172:30::101"}]}
+    }))
+    .expect("test object");
+    let parsed = Parsed::<NodeFacts>::try_from(&object).expect("a node");
+    assert_eq!(
+        parsed.value.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.244.1.0/24", "fd00:10:244:1::/64"]
+    );
+    assert_eq!(parsed.value.internal_ips.len(), 2);
+    assert_eq!(parsed.value.zone.as_deref(), Some("z1"));
+    assert_eq!(parsed.reports.len(), 1);
+}

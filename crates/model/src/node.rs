@@ -1,0 +1,36 @@
+//! A node as its neighbours see it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::{Family, NodeName, Uid};
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: NodeName,
+    /// `metadata.uid`.
+    pub uid: Option<Uid>,
+    /// `status.addresses` of type `InternalIP`, in the API's order.
+    pub internal_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`, without host bits.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+}
+
+impl NodeFacts {
+    /// The first internal address of a family.
+    #[must_use]
+    pub fn internal_ip(&self, family: Family) -> Option<IpAddr> {
+        self.internal_ips.iter().copied().find(|&address| Family::of(address) == family)
+    }
+
+    /// The pod CIDRs of a family.
+    pub fn pod_cidrs_of(&self, family: Family) -> impl Iterator<Item = IpNet> + '_ {
+        self.pod_cidrs.iter().copied().filter(move |cidr| Family::of(cidr.addr()) == family)
+    }
+}

@@ -1,0 +1,376 @@
+//! The facts at one moment, the one writer that moves them on, and what changed since somebody last looked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::endpoints::merge;
+use crate::{
+    Endpoint, EndpointSlice, Family, NodeFacts, NodeName, ObjectKey, Protocol, Service, ServiceKey,
+    SliceKey,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// What a watch says about objects of one kind.
+///
+/// A (re)list is `Begin`, one `Listed` per object, `End`; objects known before and not listed are dropped at `End`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update<T> {
+    /// A list begins.
+    Begin,
+    /// An object of the list.
+    Listed(T),
+    /// An object of the list that cannot be read: its last good form is kept.
+    Unreadable(ObjectKey),
+    /// The list is complete.
+    End,
+    /// An object was added or changed.
+    Applied(T),
+    /// An object is gone.
+    Deleted(ObjectKey),
+}
+
+/// One step of a watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Services.
+    Service(Update<Service>),
+    /// EndpointSlices.
+    Slice(Update<EndpointSlice>),
+    /// Nodes; keys are cluster-scoped.
+    Node(Update<NodeFacts>),
+}
+
+/// Services, endpoints and nodes at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    revision: u64,
+    services: HashMap<ServiceKey, Service>,
+    /// Sorted by slice key, so that merging does not depend on the order of arrival.
+    slices: HashMap<ServiceKey, Vec<EndpointSlice>>,
+    nodes: BTreeMap<NodeName, NodeFacts>,
+}
+
+impl Snapshot {
+    /// Counts every change of content, from 0.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// One Service.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// All Services, in no order.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The slices of a Service, by name.
+    #[must_use]
+    pub fn slices(&self, service: &ServiceKey) -> &[EndpointSlice] {
+        self.slices.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many slices are known.
+    #[must_use]
+    pub fn slice_count(&self) -> usize {
+        self.slices.values().map(Vec::len).sum()
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeFacts> {
+        self.nodes.values()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeFacts> {
+        self.nodes.get(name)
+    }
+
+    /// The endpoints of one Service port in one family, merged over slices: sorted by address, each address once.
+    #[must_use]
+    pub fn endpoints(
+        &self,
+        service: &ServiceKey,
+        port_name: &str,
+        protocol: Protocol,
+        family: Family,
+    ) -> Vec<Endpoint<'_>> {
+        merge(self.slices(service), port_name, protocol, family)
+    }
+}
+
+/// The keys whose facts changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Services that came, changed or went, or whose endpoints did.
+    pub services: BTreeSet<ServiceKey>,
+    /// Nodes that came, changed or went.
+    pub nodes: BTreeSet<NodeName>,
+}
+
+impl Change {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.nodes.is_empty()
+    }
+
+    /// Adds what `other` names.
+    pub fn merge(&mut self, other: Self) {
+        self.services.extend(other.services);
+        self.nodes.extend(other.nodes);
+    }
+}
+
+/// Where a kind's list stands.
+#[derive(Debug, Default)]
+struct Listing {
+    complete: bool,
+    /// Keys known before the running list that it has not named yet.
+    unseen: Option<HashSet<ObjectKey>>,
+}
+
+impl Listing {
+    fn begin(&mut self, known: impl Iterator<Item = ObjectKey>) {
+        self.unseen = Some(known.collect());
+    }
+
+    fn saw(&mut self, key: &ObjectKey) {
+        if let Some(unseen) = &mut self.unseen {
+            unseen.remove(key);
+        }
+    }
+
+    fn end(&mut self) -> HashSet<ObjectKey> {
+        self.complete = true;
+        self.unseen.take().unwrap_or_default()
+    }
+}
+
+/// The one place that changes a [`Snapshot`].
+#[derive(Debug, Default)]
+pub struct SnapshotWriter {
+    snapshot: Snapshot,
+    change: Change,
+    /// Which Service a slice was filed under: its label may change.
+    slice_service: HashMap<SliceKey, ServiceKey>,
+    /// Node and zone names repeat in every endpoint; they share one allocation.
+    names: HashSet<NodeName>,
+    zones: HashSet<Arc<str>>,
+    services: Listing,
+    slices: Listing,
+    nodes: Listing,
+}
+
+impl SnapshotWriter {
+    /// The facts now.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// What changed since the last call.
+    pub fn take_change(&mut self) -> Change {
+        std::mem::take(&mut self.change)
+    }
+
+    /// Whether anything changed since the last [`Self::take_change`].
+    #[must_use]
+    pub fn has_change(&self) -> bool {
+        !self.change.is_empty()
+    }
+
+    /// Whether every kind has been listed completely at least once. Before that a missing object proves nothing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.pending().is_empty()
+    }
+
+    /// The kinds not listed yet.
+    #[must_use]
+    pub fn pending(&self) -> Vec<&'static str> {
+        [("services", &self.services), ("endpointslices", &self.slices), ("nodes", &self.nodes)]
+            .into_iter()
+            .filter(|(_, listing)| !listing.complete)
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// Applies one step and says whether the facts changed.
+    pub fn apply(&mut self, event: Event) -> bool {
+        let changed = match event {
+            Event::Service(update) => self.apply_service(update),
+            Event::Slice(update) => self.apply_slice(update),
+            Event::Node(update) => self.apply_node(update),
+        };
+        if changed {
+            self.snapshot.revision += 1;
+        }
+        changed
+    }
+
+    fn apply_service(&mut self, update: Update<Service>) -> bool {
+        match update {
+            Update::Begin => {
+                self.services.begin(self.snapshot.services.keys().cloned());
+                false
+            }
+            Update::Listed(service) | Update::Applied(service) => {
+                self.services.saw(&service.key);
+                self.put_service(service)
+            }
+            Update::Unreadable(key) => {
+                self.services.saw(&key);
+                false
+            }
+            Update::End => {
+                let gone = self.services.end();
+                gone.iter().filter(|key| self.drop_service(key)).count() > 0
+            }
+            Update::Deleted(key) => {
+                self.services.saw(&key);
+                self.drop_service(&key)
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: Service) -> bool {
+        if self.snapshot.services.get(&service.key) == Some(&service) {
+            return false;
+        }
+        self.change.services.insert(service.key.clone());
+        self.snapshot.services.insert(service.key.clone(), service);
+        true
+    }
+
+    fn drop_service(&mut self, key: &ServiceKey) -> bool {
+        let gone = self.snapshot.services.remove(key).is_some();
+        if gone {
+            self.change.services.insert(key.clone());
+        }
+        gone
+    }
+
+    fn apply_slice(&mut self, update: Update<EndpointSlice>) -> bool {
+        match update {
+            Update::Begin => {
+                self.slices.begin(self.slice_service.keys().cloned());
+                false
+            }
+            Update::Listed(slice) | Update::Applied(slice) => {
+                self.slices.saw(&slice.key);
+                self.put_slice(slice)
+            }
+            Update::Unreadable(key) => {
+                self.slices.saw(&key);
+                false
+            }
+            Update::End => {
+                let gone = self.slices.end();
+                gone.iter().filter(|key| self.drop_slice(key)).count() > 0
+            }
+            Update::Deleted(key) => {
+                self.slices.saw(&key);
+                self.drop_slice(&key)
+            }
+        }
+    }
+
+    fn put_slice(&mut self, mut slice: EndpointSlice) -> bool {
+        self.share_names(&mut slice);
+        let moved = match self.slice_service.get(&slice.key) {
+            Some(service) if *service != slice.service => self.drop_slice(&slice.key.clone()),
+            _ => false,
+        };
+        let siblings = self.snapshot.slices.entry(slice.service.clone()).or_default();
+        match siblings.binary_search_by(|sibling| sibling.key.cmp(&slice.key)) {
+            Ok(at) if siblings[at] == slice => return moved,
+            Ok(at) => {
+                self.change.services.insert(slice.service.clone());
+                siblings[at] = slice;
+            }
+            Err(at) => {
+                self.change.services.insert(slice.service.clone());
+                self.slice_service.insert(slice.key.clone(), slice.service.clone());
+                siblings.insert(at, slice);
+            }
+        }
+        true
+    }
+
+    fn drop_slice(&mut self, key: &SliceKey) -> bool {
+        let Some(service) = self.slice_service.remove(key) else { return false };
+        if let Some(siblings) = self.snapshot.slices.get_mut(&service) {
+            siblings.retain(|sibling| sibling.key != *key);
+            if siblings.is_empty() {
+                self.snapshot.slices.remove(&service);
+            }
+        }
+        self.change.services.insert(service);
+        true
+    }
+
+    fn share_names(&mut self, slice: &mut EndpointSlice) {
+        if let Some((service, _)) = self.snapshot.services.get_key_value(&slice.service) {
+            slice.service = service.clone();
+        }
+        for endpoint in &mut slice.endpoints {
+            if let Some(node) = &mut endpoint.node {
+                match self.names.get(node) {
+                    Some(known) => *node = known.clone(),
+                    None => drop(self.names.insert(node.clone())),
+                }
+            }
+            if let Some(zone) = &mut endpoint.zone {
+                match self.zones.get(zone) {
+                    Some(known) => *zone = known.clone(),
+                    None => drop(self.zones.insert(zone.clone())),
+                }
+            }
+        }
+    }
+
+    fn apply_node(&mut self, update: Update<NodeFacts>) -> bool {
+        match update {
+            Update::Begin => {
+                let known = self.snapshot.nodes.keys();
+                self.nodes.begin(known.map(|name| ObjectKey::new("", name.as_str())));
+                false
+            }
+            Update::Listed(node) | Update::Applied(node) => {
+                self.nodes.saw(&ObjectKey::new("", node.name.as_str()));
+                if self.snapshot.nodes.get(&node.name) == Some(&node) {
+                    return false;
+                }
+                self.change.nodes.insert(node.name.clone());
+                self.snapshot.nodes.insert(node.name.clone(), node);
+                true
+            }
+            Update::Unreadable(key) => {
+                self.nodes.saw(&key);
+                false
+            }
+            Update::End => {
+                let gone = self.nodes.end();
+                gone.iter().filter(|key| self.drop_node(key.name())).count() > 0
+            }
+            Update::Deleted(key) => {
+                self.nodes.saw(&key);
+                self.drop_node(key.name())
+            }
+        }
+    }
+
+    fn drop_node(&mut self, name: &str) -> bool {
+        let Some((name, _)) = self.snapshot.nodes.remove_entry(name) else { return false };
+        self.change.nodes.insert(name);
+        true
+    }
+}
