@@ -12,10 +12,13 @@
 pub mod allocate;
 pub mod controllers;
 pub mod convert;
+mod crd;
 pub mod defaults;
 pub mod kinds;
 pub mod merge;
 pub mod openapi;
+pub mod registry;
+pub mod request;
 pub mod schema;
 pub mod status;
 pub mod store;
