@@ -228,7 +228,8 @@ fn a_route_plan_converges_and_rests() {
     assert_eq!(diff_routes(&plan, &netlink.routes(250).unwrap()).len(), 0);
 
     let empty = RoutePlan::new(250);
-    netlink.apply(&diff_routes(&empty, &netlink.routes(250).unwrap())).unwrap();
+    let changes = diff_routes(&empty, &netlink.routes(250).unwrap());
+    netlink.apply(&changes).unwrap();
     assert_eq!(netlink.routes(250).unwrap(), []);
     let theirs = netlink.every_route().unwrap();
     assert!(theirs.iter().any(|route| route.destination == net("192.0.2.0/24")));

@@ -1,0 +1,73 @@
+//! The configuration list the agent leaves for the container runtime.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde_json::json;
+
+/// What goes into the list.
+#[derive(Debug, Clone)]
+pub struct Conflist<'a> {
+    /// Name of the network.
+    pub name: &'a str,
+    /// MTU of pods.
+    pub mtu: u32,
+    /// This node's pod CIDRs: one address is taken from each.
+    pub pod_cidrs: &'a [IpNet],
+    /// Where reservations are kept. It must survive the plugin, not the node's reboot.
+    pub data_dir: &'a Path,
+}
+
+/// The text of `10-fairway.conflist`. Equal inputs give equal bytes, so a writer can skip the write.
+///
+/// The version is 1.0.0, which every runtime in use reads; runtimes that know `cniVersions` (1.1)
+/// choose the newest they speak, and with it STATUS and GC.
+pub fn conflist(spec: &Conflist<'_>) -> String {
+    let ranges: Vec<_> =
+        spec.pod_cidrs.iter().map(|cidr| json!([{ "subnet": cidr.trunc().to_string() }])).collect();
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+        "name": spec.name,
+        "plugins": [{
+            "type": "fairway",
+            "mtu": spec.mtu,
+            "capabilities": { "ips": true, "mac": true },
+            "ipam": {
+                "type": "host-local",
+                "dataDir": spec.data_dir.to_string_lossy(),
+                "ranges": ranges,
+            },
+        }],
+    });
+    format!("{list:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NetworkConfig, SpecVersion};
+
+    #[test]
+    fn its_plugin_is_a_configuration_the_plugin_takes() {
+        let cidrs = ["10.244.1.0/24".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()];
+        let spec = Conflist {
+            name: "fairway",
+            mtu: 1450,
+            pod_cidrs: &cidrs,
+            data_dir: Path::new("/run/fairway/ipam"),
+        };
+        let list: serde_json::Value = serde_json::from_str(&conflist(&spec)).unwrap();
+        // What a runtime does: name and version of the list go into the plugin's configuration.
+        let mut plugin = list["plugins"][0].clone();
+        plugin["name"] = list["name"].clone();
+        for version in ["0.4.0", "1.0.0", "1.1.0"] {
+            plugin["cniVersion"] = version.into();
+            let mut told = SpecVersion::V0_3_0;
+            let config = NetworkConfig::parse(plugin.to_string().as_bytes(), &mut told).unwrap();
+            assert_eq!((config.mtu, config.ranges.len()), (Some(1450), 2));
+            assert_eq!(config.data_dir, Path::new("/run/fairway/ipam"));
+            assert_eq!(told.as_str(), version);
+        }
+    }
+}
