@@ -16,6 +16,7 @@
 mod claim;
 pub mod config;
 mod deployment;
+pub mod driver;
 mod endpoint_ports;
 mod endpoints;
 mod endpointslice;
