@@ -24,19 +24,31 @@
 //! ```
 
 mod chain;
+mod diff;
 mod elements;
+mod error;
+mod expr;
 mod field;
+pub mod kernel;
+mod lower;
 mod name;
 mod packed;
+mod raise;
 mod selector;
 mod set;
 mod statement;
 mod table;
+mod text;
 mod transaction;
+mod wire;
 
 pub use chain::{Chain, Hook, HookKind, HookPoint, Policy, Rule};
+pub use diff::diff;
 pub use elements::{ElementError, Elements};
+pub use error::{CommitError, Committed, Errno, ListError, Refused};
 pub use field::{Field, SetField};
+pub use kernel::Kernel;
+pub use lower::RuleError;
 pub use name::{Name, NameError};
 pub use packed::Packed;
 pub use selector::{Direction, Selector};

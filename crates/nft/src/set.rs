@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Elements, Field, Name, Packed, SetField};
+use crate::{Elements, Field, Name, Packed, Selector, SetField};
 
 /// What a rule or an element decides.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,7 +154,7 @@ impl SetSpec {
         fields.iter().map(SetField::field)
     }
 
-    /// Length of a key in bytes: padded when it is a concatenation, as it is when it stands alone.
+    /// Length of a key in bytes: every component padded to 4.
     #[must_use]
     pub fn key_len(&self) -> usize {
         self.key_fields().map(Field::padded_len).sum()
@@ -172,13 +172,13 @@ impl SetSpec {
         self.key.len() > 1
     }
 
-    /// Whether every component was given by example, so that the set prints as `typeof`.
+    /// Whether every component was given by example, so that the set prints as `typeof`. A jhash counts as given by
+    /// type: `nft` 1.0.6 crashes when it lists a `typeof jhash`; say `numgen` for the slot number instead.
     #[must_use]
     pub fn is_typeof(&self) -> bool {
-        let by_example =
-            |fields: &[SetField]| fields.iter().all(|field| matches!(field, SetField::Typeof(_)));
-        by_example(&self.key)
-            && if let SetData::Value(fields) = &self.data { by_example(fields) } else { true }
+        let example = |field: &SetField| matches!(field, SetField::Typeof(it) if !matches!(it, Selector::Jhash { .. }));
+        let data: &[SetField] = if let SetData::Value(fields) = &self.data { fields } else { &[] };
+        self.key.iter().chain(data).all(example)
     }
 }
 

@@ -1,0 +1,139 @@
+//! A netlink socket: open, send one buffer, receive datagrams. All `unsafe` of the crate is here.
+#![allow(unsafe_code, reason = "netlink sockets need calls libc only offers as unsafe")]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// A socket of family `NETLINK_NETFILTER`, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    port: u32,
+    send_buffer: usize,
+    receive: Vec<u8>,
+}
+
+const SEND_BUFFER: usize = 1 << 20;
+const RECEIVE_BUFFER: i32 = 8 << 20;
+/// The kernel fills at most 32 KiB of a dump at once, and single messages stay below.
+const DATAGRAM: usize = 256 << 10;
+
+impl Socket {
+    pub(crate) fn open() -> io::Result<Self> {
+        Self::with_flags(0)
+    }
+
+    pub(crate) fn nonblocking() -> io::Result<Self> {
+        Self::with_flags(libc::SOCK_NONBLOCK)
+    }
+
+    fn with_flags(flags: i32) -> io::Result<Self> {
+        // SAFETY: plain system call; the descriptor is owned at once.
+        let fd = unsafe {
+            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
+            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        let mut socket = Self { fd, port: 0, send_buffer: 0, receive: vec![0; DATAGRAM] };
+        // SAFETY: sockaddr_nl is plain data, and the lengths passed are its size.
+        unsafe {
+            let mut address: libc::sockaddr_nl = zeroed();
+            address.nl_family = libc::AF_NETLINK as u16;
+            let mut length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+            let raw = socket.fd.as_raw_fd();
+            if libc::bind(raw, (&raw const address).cast(), length) < 0
+                || libc::getsockname(raw, (&raw mut address).cast(), &raw mut length) < 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+            socket.port = address.nl_pid;
+        }
+        socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1)?;
+        socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1)?;
+        socket.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
+        socket.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER as i32)?;
+        socket.send_buffer = SEND_BUFFER;
+        Ok(socket)
+    }
+
+    /// The address the kernel knows this socket by.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    pub(crate) fn join(&self, group: u32) -> io::Result<()> {
+        self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())
+    }
+
+    /// Force needs CAP_NET_ADMIN in the initial user namespace; without it the ordinary limit applies.
+    fn buffer(&self, force: i32, plain: i32, bytes: i32) -> io::Result<()> {
+        self.option(libc::SOL_SOCKET, force, bytes)
+            .or_else(|_| self.option(libc::SOL_SOCKET, plain, bytes))
+    }
+
+    fn option(&self, level: i32, name: i32, value: i32) -> io::Result<()> {
+        // SAFETY: the option's value is an int, and its size is passed.
+        let result = unsafe {
+            let length = size_of::<i32>() as libc::socklen_t;
+            libc::setsockopt(self.fd.as_raw_fd(), level, name, (&raw const value).cast(), length)
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Sends a whole buffer as one datagram; the kernel has done what it says when this returns.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() + 4096 > self.send_buffer {
+            let wanted = i32::try_from(bytes.len() + 4096).unwrap_or(i32::MAX);
+            self.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, wanted)?;
+            self.send_buffer = wanted as usize;
+        }
+        loop {
+            // SAFETY: the pointer and length describe `bytes`.
+            let sent =
+                unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+            if sent >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Receives one datagram; `None` when there is none and `wait` is false.
+    pub(crate) fn receive(&mut self, wait: bool) -> io::Result<Option<&[u8]>> {
+        let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+        loop {
+            let (pointer, length) = (self.receive.as_mut_ptr(), self.receive.len());
+            // SAFETY: the pointer and length describe the receive buffer.
+            let received =
+                unsafe { libc::recv(self.fd.as_raw_fd(), pointer.cast(), length, flags) };
+            if let Ok(received) = usize::try_from(received) {
+                return Ok(Some(&self.receive[..received]));
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Ok(None),
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}
