@@ -1,0 +1,323 @@
+//! What may be typed. Names, defaults and help live here and nowhere else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lab::exec::Target;
+use lab::layout::LabName;
+
+use crate::Words;
+
+/// The whole network of a Kubernetes node in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "fairway", version, max_term_width = 110, after_help = "\
+Examples:
+  fairway lab up                      a cluster of namespaces on this machine (root)
+  fairway lab demo                    the same, with Services, requests and what happened
+  fairway agent --node-name node-1 --kubeconfig /etc/kubernetes/kubelet.conf
+
+Exit codes: 0 done, 1 failed, 2 or 64 wrong usage; `lab exec` exits as the program it ran.
+Logs go to standard error; FAIRWAY_LOG sets how much (error, warn, info, debug, trace).")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Keep this node's network as the Kubernetes API says (a daemon).
+    Agent(Box<AgentOptions>),
+    /// A Kubernetes cluster of network namespaces on this machine.
+    Lab {
+        #[command(subcommand)]
+        command: LabCommand,
+    },
+    /// The CNI plugin; container runtimes call it with CNI_COMMAND set.
+    Cni,
+    /// Print the version.
+    Version,
+}
+
+/// `fairway agent`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Stopping the agent leaves the data path in place.
+
+Examples:
+  fairway agent --node-name node-1 --kubeconfig /etc/kubernetes/kubelet.conf
+  fairway agent --node-name \"$NODE_NAME\"            in a pod: the service account is used
+  curl -s 127.0.0.1:10256/metrics")]
+pub(crate) struct AgentOptions {
+    /// The name of this node's Node object.
+    #[arg(long, env = "NODE_NAME")]
+    pub(crate) node_name: String,
+    /// How to reach the API; without it, the service account of the pod this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Run-time files.
+    #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
+    pub(crate) run_dir: PathBuf,
+    /// Files that survive a reboot (addresses given to pods).
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairway")]
+    pub(crate) state_dir: PathBuf,
+    /// Where the container runtime looks for CNI configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Where /healthz, /livez, /readyz and /metrics are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10256")]
+    pub(crate) health_addr: SocketAddr,
+}
+
+/// `fairway lab …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabCommand {
+    /// Bring a lab up: nodes, an outside client, an API server.
+    #[command(after_help = "\
+Stays in the foreground until Ctrl-C unless --detach is given. An API port that is taken by another lab is
+passed over; one asked for with --api-port is not.
+
+A lab that died (a crash, a reboot) finds its objects again at the next `lab up`.
+
+Examples:
+  fairway lab up
+  fairway lab up --nodes 5 --name big --detach
+  export KUBECONFIG=$(fairway lab kubeconfig --path)")]
+    Up(UpOptions),
+    /// Take a lab down; nothing stays behind.
+    #[command(after_help = "\
+A lab brought up with --persist keeps its objects on disk (/var/lib/fairway/labs/<lab>); --purge removes them too.
+A lab that does not exist is not an error.
+
+Examples:
+  fairway lab down
+  fairway lab down --all --purge")]
+    Down {
+        #[command(flatten)]
+        name: Name,
+        /// Every lab of this machine.
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+        /// The kept objects of a --persist lab too.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Show a lab: nodes, agents, runners, memory.
+    #[command(after_help = "\
+Examples:
+  fairway lab status -o wide
+  fairway lab status -o json | jq '.nodes[].agent.residentBytes'")]
+    Status {
+        #[command(flatten)]
+        name: Name,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show all labs of this machine.
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print a lab's kubeconfig.
+    #[command(after_help = "\
+Examples:
+  fairway lab kubeconfig > lab.kubeconfig
+  export KUBECONFIG=$(fairway lab kubeconfig --path)")]
+    Kubeconfig {
+        #[command(flatten)]
+        name: Name,
+        /// Print where it is instead.
+        #[arg(long)]
+        path: bool,
+    },
+    /// Run a program of this machine inside a lab.
+    #[command(after_help = "\
+The program sees the place's network, host name and /etc/hosts; files are this machine's. Terminal, signals
+and exit code are the program's own. Inside a pod's container (its files, its processes): `kubectl exec`.
+
+Examples:
+  fairway lab exec node-1 -- ip route
+  fairway lab exec client -- curl -s node-2:30000
+  fairway lab exec pod/default/web-0 -- tcpdump -ni eth0
+  fairway lab exec node-1 -- nft list map inet fairway slot4")]
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// node-1, client, switch, pod/NAME or pod/NAMESPACE/NAME.
+        target: Target,
+        /// The program and its arguments, after --.
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Words,
+    },
+    /// Break a node and repair it.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Bring a lab up, use it, say what happened, take it down.
+    #[command(after_help = "\
+Exits 1 when anything did not go as it should. Uses kubectl for the commands it shows when it is installed.")]
+    Demo {
+        /// The lab's name.
+        #[arg(long, default_value = "demo")]
+        name: LabName,
+    },
+    /// A lab's control process; started by `lab up`.
+    #[command(hide = true)]
+    Control {
+        #[arg(long)]
+        name: LabName,
+        #[arg(long)]
+        api_port: Option<u16>,
+    },
+    /// Plays the kubelet on one node; started by the control process.
+    #[command(hide = true)]
+    PodRunner(PodRunnerOptions),
+    /// Becomes a program inside a namespace; used by the control process.
+    #[command(hide = true)]
+    Enter {
+        #[arg(long)]
+        net: PathBuf,
+        #[arg(long)]
+        hostname: Option<String>,
+        #[arg(long)]
+        hosts: Option<PathBuf>,
+        #[arg(long)]
+        resolv: Option<PathBuf>,
+        #[arg(last = true, required = true)]
+        command: Words,
+    },
+}
+
+/// `fairway lab up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpOptions {
+    #[command(flatten)]
+    pub(crate) name: Name,
+    /// How many nodes (1 to 250); 3 unless the lab was kept with another number.
+    #[arg(long)]
+    pub(crate) nodes: Option<u16>,
+    /// Return when all nodes are Ready; the lab goes on.
+    #[arg(long, short = 'd')]
+    pub(crate) detach: bool,
+    /// The API's port on 127.0.0.1; the first free one from 6443 unless given.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) api_port: Option<u16>,
+    /// `lab down` keeps the objects; the next `lab up` finds them.
+    #[arg(long)]
+    pub(crate) persist: bool,
+    /// Print errors only.
+    #[arg(long, short = 'q')]
+    pub(crate) quiet: bool,
+}
+
+/// `fairway lab node …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// kill -9 of a node's agent and runner; they stay down, pods and data path stay.
+    Kill(NodeOptions),
+    /// Start a node's agent and runner anew, dead or alive.
+    Restart(NodeOptions),
+}
+
+/// Which node, which of its processes.
+#[derive(Debug, Args)]
+pub(crate) struct NodeOptions {
+    #[command(flatten)]
+    pub(crate) name: Name,
+    /// The node: node-1, …
+    pub(crate) node: String,
+    /// Leave the pod runner alone.
+    #[arg(long)]
+    pub(crate) agent_only: bool,
+}
+
+/// Which lab.
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// The lab's name.
+    #[arg(long = "name", id = "name", value_name = "LAB", default_value = "lab", env = "FAIRWAY_LAB_NAME")]
+    pub(crate) lab: LabName,
+}
+
+/// How to print.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Output format; a table unless given.
+    #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<OutputFormat>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// A table with more columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// `fairway lab pod-runner`.
+#[derive(Debug, Args)]
+pub(crate) struct PodRunnerOptions {
+    #[arg(long)]
+    pub(crate) lab: LabName,
+    #[arg(long)]
+    pub(crate) node_name: String,
+    #[arg(long)]
+    pub(crate) kubeconfig: PathBuf,
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    #[arg(long, required = true)]
+    pub(crate) node_ip: Vec<IpAddr>,
+    #[arg(long)]
+    pub(crate) cni_conf_dir: PathBuf,
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+    #[arg(long)]
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    #[arg(long, default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_programs_own() {
+        let parsed = Arguments::try_parse_from([
+            "fairway", "lab", "exec", "--name", "x", "pod/ns/a", "--", "sh", "-c", "exit 3",
+        ]);
+        let Ok(Arguments { command: Command::Lab { command: LabCommand::Exec { name, target, command } } }) =
+            parsed
+        else {
+            panic!("{parsed:?}");
+        };
+        assert_eq!(name.lab.as_str(), "x");
+        assert_eq!(target, Target::Pod { namespace: "ns".into(), name: "a".into() });
+        assert_eq!(command, ["sh", "-c", "exit 3"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for words in [
+            &["fairway"][..],
+            &["fairway", "lab", "up", "--name", "Not A Name"],
+            &["fairway", "lab", "up", "--api-port", "0"],
+            &["fairway", "lab", "exec", "node-1"],
+            &["fairway", "lab", "exec", "nowhere", "--", "true"],
+            &["fairway", "lab", "down", "--all", "--name", "x"],
+            &["fairway", "lab", "status", "-o", "xml"],
+        ] {
+            assert!(Arguments::try_parse_from(words).is_err(), "{words:?}");
+        }
+    }
+}
