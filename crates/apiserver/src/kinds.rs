@@ -339,14 +339,7 @@ const ROWS: &[Row] = &[
         "",
         &[Cluster, CreateOnly],
     ),
-    Row(
-        "TokenReview",
-        "tokenreviews",
-        "",
-        "authentication.k8s.io/v1",
-        "",
-        &[Cluster, CreateOnly],
-    ),
+    Row("TokenReview", "tokenreviews", "", "authentication.k8s.io/v1", "", &[Cluster, CreateOnly]),
     Row(
         "SelfSubjectAccessReview",
         "selfsubjectaccessreviews",
@@ -425,9 +418,7 @@ fn builtin() -> impl Iterator<Item = Kind> {
 /// The type name upstream's OpenAPI document uses.
 fn schema_name(group: &str, version: &str, kind: &str) -> String {
     if group == "apiextensions.k8s.io" {
-        return format!(
-            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.{version}.{kind}"
-        );
+        return format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.{version}.{kind}");
     }
     let short = match group.split('.').next() {
         None | Some("") => "core",

@@ -9,8 +9,22 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::kinds::Kind;
+use crate::schema::{Cursor, Node};
 
+mod config;
+mod custom;
+mod definition;
+mod endpoints;
+mod metadata;
 pub mod names;
+mod network;
+mod node;
+mod path;
+mod pod;
+mod service;
+mod workload;
+
+pub(crate) use path::{Check, Path};
 
 /// Why a field is refused; the `reason` of a status cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,18 +150,113 @@ impl std::error::Error for Causes {}
 
 /// Validates a new object of a kind: its metadata and what the kind asks.
 pub fn create(kind: &Kind, new: &Value) -> Causes {
-    let _ = (kind, new);
-    Causes::default()
+    let mut check = Check::default();
+    metadata::create(kind, new, &mut check);
+    kind_rules(kind, new, None, &mut check);
+    Causes(check.causes)
 }
 
 /// Validates the change from `old` to `new`, both of a kind.
 pub fn update(kind: &Kind, new: &Value, old: &Value) -> Causes {
-    let _ = (kind, new, old);
-    Causes::default()
+    let mut check = Check::default();
+    metadata::update(kind, new, old, &mut check);
+    kind_rules(kind, new, Some(old), &mut check);
+    Causes(check.causes)
 }
 
 /// Validates a write to the `status` subresource.
 pub fn status(kind: &Kind, new: &Value, old: &Value) -> Causes {
-    let _ = (kind, new, old);
-    Causes::default()
+    let mut check = Check::default();
+    metadata::update(kind, new, old, &mut check);
+    let root = Path::ROOT;
+    if let Some(schema) = kind.storage().and_then(|served| served.schema()) {
+        if kind.crd.is_some() {
+            custom::object(&schema, new, &mut check);
+        } else if let Some(at) = schema.cursor().child("status") {
+            enums(at, &new["status"], &root.child("status"), &mut check);
+        }
+    }
+    match kind.kind.as_str() {
+        _ if kind.crd.is_some() => {}
+        "Pod" => pod::status(new, &mut check),
+        "Service" | "Ingress" => service::load_balancer_status(new, &mut check),
+        _ => {}
+    }
+    Causes(check.causes)
 }
+
+fn kind_rules(kind: &Kind, new: &Value, old: Option<&Value>, check: &mut Check) {
+    let schema = kind.storage().and_then(|served| served.schema());
+    if kind.crd.is_some() {
+        if let Some(schema) = schema {
+            custom::object(&schema, new, check);
+        }
+        return;
+    }
+    if let Some(at) = schema.as_ref().and_then(|schema| schema.cursor().child("spec")) {
+        enums(at, &new["spec"], &Path::ROOT.child("spec"), check);
+    }
+    match kind.kind.as_str() {
+        "Service" => service::service(new, old, check),
+        "Endpoints" => endpoints::endpoints(new, check),
+        "EndpointSlice" => endpoints::slice(new, old, check),
+        "Pod" => pod::pod(new, old, check),
+        "Deployment" => workload::deployment(new, old, check),
+        "ReplicaSet" => workload::replica_set(new, old, check),
+        "NetworkPolicy" => network::policy(new, check),
+        "Ingress" => network::ingress(new, check),
+        "IngressClass" => network::ingress_class(new, old, check),
+        "ServiceCIDR" => network::service_cidr(new, old, check),
+        "IPAddress" => network::ip_address(new, old, check),
+        "ConfigMap" => config::config_map(new, old, check),
+        "Secret" => config::secret(new, old, check),
+        "Lease" => config::lease(new, check),
+        "Node" => node::node(new, old, check),
+        "CustomResourceDefinition" => definition::definition(new, old, check),
+        "Event" => config::event(new, check),
+        _ => {}
+    }
+}
+
+/// Values of fields that know only a few, wherever the schema says so.
+fn enums(at: Cursor<'_>, value: &Value, path: &Path<'_>, check: &mut Check) {
+    match (at.node(), value) {
+        (Node::Struct(shape), Value::Object(map)) => {
+            for (name, inner) in map {
+                let Some(field) = shape.field(name) else { continue };
+                let here = path.child(name);
+                if !field.one_of.is_empty() {
+                    let single = std::slice::from_ref(inner);
+                    let items = inner.as_array().map_or(single, Vec::as_slice);
+                    for (index, item) in items.iter().enumerate() {
+                        let Some(text) = item.as_str().filter(|text| !text.is_empty()) else {
+                            continue;
+                        };
+                        if field.one_of.iter().any(|known| **known == *text) {
+                            continue;
+                        }
+                        let known: Vec<&str> = field.one_of.iter().map(|known| &**known).collect();
+                        let at =
+                            if inner.is_array() { here.index(index) } else { path.child(name) };
+                        check.not_supported(&at, text, &known);
+                    }
+                }
+                enums(at.to(field.node), inner, &here, check);
+            }
+        }
+        (Node::List { item, .. }, Value::Array(items)) => {
+            for (index, inner) in items.iter().enumerate() {
+                enums(at.to(*item), inner, &path.index(index), check);
+            }
+        }
+        (Node::Map { value: shape, .. }, Value::Object(map)) => {
+            for (name, inner) in map {
+                enums(at.to(*shape), inner, &path.key(name), check);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

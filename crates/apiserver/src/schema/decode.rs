@@ -150,16 +150,15 @@ impl Walk {
         })
     }
 
-    fn value(
-        &mut self,
-        at: Cursor<'_>,
-        owner: &str,
-        value: &mut Value,
-    ) -> Result<(), DecodeError> {
+    fn value(&mut self, at: Cursor<'_>, owner: &str, value: &mut Value) -> Result<(), DecodeError> {
         match at.node() {
             Node::Any | Node::Builtin(_) => Ok(()),
             Node::AnyObject => {
-                if value.is_object() { Ok(()) } else { Err(self.mismatch(owner, value, &at.go_type())) }
+                if value.is_object() {
+                    Ok(())
+                } else {
+                    Err(self.mismatch(owner, value, &at.go_type()))
+                }
             }
             Node::Scalar(scalar) => self.scalar(*scalar, owner, value),
             Node::List { item, .. } => {
@@ -303,8 +302,7 @@ impl Walk {
                 }
                 map.retain(|name, element| {
                     // A null where null is no value is the absence of one (so that defaults work).
-                    !element.is_null()
-                        || shape.field(name).is_none_or(|field| field.nullable)
+                    !element.is_null() || shape.field(name).is_none_or(|field| field.nullable)
                 });
                 for (name, element) in map.iter_mut() {
                     let Some(field) = shape.field(name) else { continue };
