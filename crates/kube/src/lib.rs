@@ -1,1 +1,18 @@
-//! Watches of a Kubernetes API turned into a Snapshot; statuses and leases written back
+//! Watches of a Kubernetes API turned into model events; reports written back as Events.
+//!
+//! An edge: this crate talks to the API server and decides nothing. API objects live here for the moment between the wire
+//! and their conversion; no cache of them is kept.
+//!
+//! Tasks, each owned by a handle that stops it on drop:
+//! - one per watched kind ([`Watches`]): wire → conversion → one bounded channel. A full channel makes the watch wait.
+//! - one writer of Events ([`EventWriter`]): a full queue drops reports, they are repeated on the next change.
+
+mod connect;
+mod events;
+mod pace;
+mod watch;
+
+pub use connect::{ConnectError, connect};
+pub use events::EventWriter;
+pub use kube::Client;
+pub use watch::{Message, Watches, watch};

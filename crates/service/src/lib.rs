@@ -1,1 +1,24 @@
-//! Services and EndpointSlices, seen from one node, as a constant nf_tables program and its elements
+//! Services and EndpointSlices, seen from one node, as a constant nf_tables program and its elements.
+//!
+//! In: a [`model::Snapshot`], this node's name, a [`Config`]. Out: [`Planner::full`] gives the whole table, and
+//! [`Planner::update`] the transaction for the keys that changed. Both are pure: no socket, no clock, no process. The
+//! chains do not depend on how many Services there are: every Service, endpoint and port is an element of a map.
+//!
+//! The rooms: [`frontend`] says what a client dials; `select` which endpoints answer; [`assign`](fn@assign) which slot each of
+//! them has; `claims` who owns a contested address; `program` holds the chains; `planner` puts them together.
+
+mod assign;
+mod claims;
+mod compile;
+mod element;
+pub mod frontend;
+mod planner;
+mod program;
+mod select;
+mod stale;
+
+pub use assign::assign;
+pub use frontend::{Frontend, View};
+pub use planner::{Config, Delta, Plan, Planner};
+pub use program::TABLE;
+pub use stale::StaleFlow;

@@ -1,0 +1,68 @@
+//! Elements as the planner thinks of them: which set, which key, what it says. They become nft elements at the very end.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use model::Family;
+use nft::{Element, Packed, SetSpec, Verdict};
+
+use crate::frontend::packed_address;
+use crate::program::{CountChain, SetId};
+
+/// What an element says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// Nothing: member of a plain set.
+    Member,
+    /// The last address of a range.
+    RangeTo(IpAddr),
+    /// An endpoint.
+    Endpoint(SocketAddr),
+    /// The chain that serves a frontend.
+    Chain(CountChain),
+}
+
+/// Elements of any sets.
+pub(crate) type Elements = HashMap<(SetId, Packed), Value>;
+
+/// The nft form of one.
+pub(crate) fn lower(key: Packed, value: &Value) -> Element {
+    match value {
+        Value::Member => Element::key(key),
+        Value::RangeTo(end) => Element::key(key).to(packed_address(*end)),
+        Value::Endpoint(endpoint) => {
+            Element::new(key, nft::Data::Value(packed_address(endpoint.ip()).port(endpoint.port())))
+        }
+        Value::Chain(chain) => Element::verdict(key, Verdict::Goto(chain.name())),
+    }
+}
+
+/// An endpoint read back from a slot map.
+pub(crate) fn raise_endpoint(family: Family, data: &nft::Data) -> Option<SocketAddr> {
+    let nft::Data::Value(packed) = data else { return None };
+    let bytes = packed.as_bytes();
+    let (address, port): (IpAddr, &[u8]) = match family {
+        Family::V4 => (<[u8; 4]>::try_from(bytes.get(..4)?).ok()?.into(), bytes.get(4..6)?),
+        Family::V6 => (<[u8; 16]>::try_from(bytes.get(..16)?).ok()?.into(), bytes.get(16..18)?),
+    };
+    Some(SocketAddr::new(address, u16::from_be_bytes([port[0], port[1]])))
+}
+
+/// Set declarations, made once and shared by every operation that names them.
+#[derive(Debug, Default)]
+pub(crate) struct Specs(HashMap<SetId, Arc<SetSpec>>);
+
+impl Specs {
+    pub(crate) fn get(&mut self, set: SetId) -> Arc<SetSpec> {
+        match self.0.entry(set) {
+            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Vacant(entry) => entry.insert(Arc::new(set.spec())).clone(),
+        }
+    }
+
+    pub(crate) fn forget(&mut self, set: SetId) {
+        self.0.remove(&set);
+    }
+}

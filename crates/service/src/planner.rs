@@ -1,0 +1,290 @@
+//! The planner: state of what is in the kernel, the full compile, and the update for the keys that changed.
+
+mod delta;
+mod pod_cidrs;
+mod prior;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use model::{Change, NodeFacts, NodeName, Report, ServiceKey, Snapshot};
+
+use crate::claims::Claims;
+use crate::compile::{self, Context, Planned};
+use crate::element::{Elements, Specs, Value, lower};
+use crate::program::{self, CountChain};
+use crate::stale::{self, Slots};
+use crate::{Frontend, StaleFlow};
+
+/// The mark bit kube-proxy uses, and other software knows.
+const DEFAULT_MARK: u32 = 1 << 14;
+
+/// What the planner is told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The mark bit of packets to masquerade.
+    pub mark: u32,
+    /// Ranges whose addresses count as pods, besides the nodes' pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { mark: DEFAULT_MARK, pod_cidrs: Vec::new() }
+    }
+}
+
+/// The whole desired table.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The table.
+    pub table: nft::Table,
+    /// What is wrong with which Service.
+    pub reports: Vec<Report>,
+}
+
+/// What changes.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    /// The operations, in one transaction; empty when nothing changed.
+    pub transaction: nft::Transaction,
+    /// Tracked connections to delete after the commit.
+    pub stale: Vec<StaleFlow>,
+    /// What is wrong with which Service.
+    pub reports: Vec<Report>,
+}
+
+/// Knows what it asked the kernel for, and says what to ask next.
+#[derive(Debug)]
+pub struct Planner {
+    node: NodeName,
+    config: Config,
+    facts: Option<NodeFacts>,
+    services: HashMap<ServiceKey, Planned>,
+    claims: Claims,
+    /// How many frontends each count chain serves.
+    chains: BTreeMap<CountChain, u32>,
+    /// How many Service ports each local endpoint serves.
+    hairpins: HashMap<IpAddr, u32>,
+    pod_cidrs: BTreeMap<IpAddr, IpAddr>,
+    specs: Specs,
+}
+
+impl Planner {
+    /// A planner for the node of this name.
+    #[must_use]
+    pub fn new(node: NodeName, config: Config) -> Self {
+        Self {
+            node,
+            config,
+            facts: None,
+            services: HashMap::new(),
+            claims: Claims::default(),
+            chains: BTreeMap::new(),
+            hairpins: HashMap::new(),
+            pod_cidrs: BTreeMap::new(),
+            specs: Specs::default(),
+        }
+    }
+
+    /// The whole table for a snapshot. Slots stay as this planner last gave them, or, for a Service it does not know, as
+    /// `listed` has them: a restart moves nobody.
+    pub fn full(&mut self, snapshot: &Snapshot, listed: Option<&nft::Table>) -> Plan {
+        let before = std::mem::take(&mut self.services);
+        self.claims.clear();
+        self.chains.clear();
+        self.hairpins.clear();
+        self.facts = snapshot.node(self.node.as_str()).cloned();
+        self.pod_cidrs = pod_cidrs::ranges(snapshot, &self.config.pod_cidrs);
+        for service in snapshot.services() {
+            for frontend in &compile::claims(service) {
+                self.claims.add(*frontend, &service.key);
+            }
+        }
+        let mut reports = Vec::new();
+        let mut elements = Elements::new();
+        for service in snapshot.services() {
+            let known = before.get(&service.key);
+            let prior = |frontend: &Frontend| match known {
+                Some(planned) => slots_of(planned, frontend).map(<[_]>::to_vec).unwrap_or_default(),
+                None => listed.map(|table| prior::slots(table, frontend)).unwrap_or_default(),
+            };
+            let planned = self.compile(snapshot, service, &prior, &mut reports);
+            planned.elements(&mut elements);
+            self.services.insert(service.key.clone(), planned);
+        }
+        for value in elements.values() {
+            if let Value::Chain(chain) = value {
+                *self.chains.entry(*chain).or_default() += 1;
+            }
+        }
+        for planned in self.services.values() {
+            for address in planned.ports.iter().flat_map(|port| &port.local) {
+                *self.hairpins.entry(*address).or_default() += 1;
+            }
+        }
+        elements.extend(self.hairpins.keys().map(|address| compile::hairpin(*address)));
+        elements.extend(self.pod_cidrs.iter().map(|(start, end)| pod_cidrs::element(*start, *end)));
+        reports.sort();
+        Plan { table: self.table(&elements), reports }
+    }
+
+    fn table(&mut self, elements: &Elements) -> nft::Table {
+        let live: BTreeSet<CountChain> = self.chains.keys().copied().collect();
+        let mut table = program::skeleton(&live, self.config.mark);
+        for set in program::sets(&live) {
+            table.insert_set(nft::Set::new(self.specs.get(set)));
+        }
+        for ((set, key), value) in elements {
+            if let Some(set) = table.sets.get_mut(&self.specs.get(*set).name) {
+                set.elements
+                    .insert(&lower(*key, value))
+                    .expect("invariant: keys and data have the lengths of their set");
+            }
+        }
+        table
+    }
+
+    /// The transaction that brings the kernel from the last plan to this snapshot; `change` names at least the keys whose
+    /// facts changed since. The work is that of the Services concerned.
+    pub fn update(&mut self, snapshot: &Snapshot, change: &Change) -> Delta {
+        let mut affected = change.services.clone();
+        let mut before = Elements::new();
+        let mut after = Elements::new();
+        if !change.nodes.is_empty() {
+            let ranges = pod_cidrs::ranges(snapshot, &self.config.pod_cidrs);
+            before
+                .extend(self.pod_cidrs.iter().map(|(start, end)| pod_cidrs::element(*start, *end)));
+            after.extend(ranges.iter().map(|(start, end)| pod_cidrs::element(*start, *end)));
+            self.pod_cidrs = ranges;
+            let facts = snapshot.node(self.node.as_str());
+            if facts != self.facts.as_ref() {
+                // Which endpoints are local may follow from this node's pod CIDRs.
+                self.facts = facts.cloned();
+                affected.extend(self.services.keys().cloned());
+            }
+        }
+        self.reclaim(snapshot, &mut affected);
+
+        let mut reports = Vec::new();
+        let mut hairpins = HashMap::new();
+        let mut planned_before = Vec::with_capacity(affected.len());
+        let mut planned_after = Vec::with_capacity(affected.len());
+        for key in &affected {
+            let old = self.services.remove(key).unwrap_or_default();
+            let new = snapshot.service(key).map(|service| {
+                let prior = |frontend: &Frontend| {
+                    slots_of(&old, frontend).map(<[_]>::to_vec).unwrap_or_default()
+                };
+                self.compile(snapshot, service, &prior, &mut reports)
+            });
+            old.elements(&mut before);
+            for address in old.ports.iter().flat_map(|port| port.local.iter()) {
+                self.release_hairpin(*address, &mut hairpins);
+            }
+            planned_before.push(old);
+            if let Some(new) = new {
+                for address in new.ports.iter().flat_map(|port| port.local.iter()) {
+                    self.retain_hairpin(*address, &mut hairpins);
+                }
+                new.elements(&mut after);
+                planned_after.push((key.clone(), new));
+            }
+        }
+        for (address, count) in hairpins {
+            if count > 0 {
+                before.extend([compile::hairpin(address)]);
+            }
+            if self.hairpins.contains_key(&address) {
+                after.extend([compile::hairpin(address)]);
+            }
+        }
+        let stale = {
+            let after = planned_after.iter().map(|(_, planned)| planned);
+            stale::between(&slots(planned_before.iter()), &slots(after))
+        };
+        self.services.extend(planned_after);
+        reports.sort();
+        Delta { transaction: self.transaction(&before, &after), stale, reports }
+    }
+
+    /// Brings the claims of changed Services up to date and adds everybody who shares one with them.
+    fn reclaim(&mut self, snapshot: &Snapshot, affected: &mut BTreeSet<ServiceKey>) {
+        let changed: Vec<ServiceKey> = affected.iter().cloned().collect();
+        for key in &changed {
+            let new = snapshot.service(key).map(compile::claims).unwrap_or_default();
+            let old =
+                self.services.get(key).map(|planned| planned.claims.clone()).unwrap_or_default();
+            for frontend in old.iter().filter(|frontend| !new.contains(frontend)) {
+                self.claims.remove(frontend, key);
+                affected.extend(self.claims.of(frontend).iter().cloned());
+            }
+            for frontend in &new {
+                self.claims.add(*frontend, key);
+                affected.extend(self.claims.of(frontend).iter().cloned());
+            }
+        }
+    }
+
+    fn compile(
+        &self,
+        snapshot: &Snapshot,
+        service: &model::Service,
+        prior: &dyn Fn(&Frontend) -> Vec<SocketAddr>,
+        reports: &mut Vec<Report>,
+    ) -> Planned {
+        let context = Context {
+            snapshot,
+            claims: &self.claims,
+            node: &self.node,
+            facts: self.facts.as_ref(),
+        };
+        compile::compile(&context, service, prior, reports)
+    }
+
+    /// Counts a local endpoint of one more Service port; `touched` keeps what the count was before this update.
+    fn retain_hairpin(&mut self, address: IpAddr, touched: &mut HashMap<IpAddr, u32>) {
+        let count = self.hairpins.entry(address).or_default();
+        touched.entry(address).or_insert(*count);
+        *count += 1;
+    }
+
+    /// Counts one less.
+    fn release_hairpin(&mut self, address: IpAddr, touched: &mut HashMap<IpAddr, u32>) {
+        let count = self.hairpins.entry(address).or_default();
+        touched.entry(address).or_insert(*count);
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.hairpins.remove(&address);
+        }
+    }
+
+    /// The endpoints a frontend leads to now; `None` if no Service owns it.
+    #[must_use]
+    pub fn endpoints_of(&self, frontend: &Frontend) -> Option<&[SocketAddr]> {
+        self.claims.of(frontend).iter().find_map(|key| slots_of(self.services.get(key)?, frontend))
+    }
+
+    /// How many Services it knows, and how many frontends.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let frontends = self
+            .services
+            .values()
+            .flat_map(|planned| &planned.ports)
+            .map(|port| port.frontends.len());
+        (self.services.len(), frontends.sum())
+    }
+}
+
+fn slots_of<'a>(planned: &'a Planned, frontend: &Frontend) -> Option<&'a [SocketAddr]> {
+    planned.ports.iter().find(|port| port.frontends.contains(frontend)).map(|port| &*port.slots)
+}
+
+fn slots<'a>(planned: impl Iterator<Item = &'a Planned>) -> Slots<'a> {
+    let ports = planned.flat_map(|planned| &planned.ports);
+    ports.flat_map(|port| port.frontends.iter().map(|frontend| (*frontend, &*port.slots))).collect()
+}

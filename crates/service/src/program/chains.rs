@@ -1,0 +1,251 @@
+//! The chains of the program.
+
+use std::time::Duration;
+
+use model::Family;
+use nft::{
+    Chain, Hook, HookKind, HookPoint, IpFamily, MarkPlace, MarkValue, Match, MatchOp, Name,
+    NatFlags, Packed, RejectWith, Right, Selector, Statement, UpdateOp, Verdict, VerdictMap,
+};
+
+use super::name;
+use super::sets::{SetId, daddr, dialled, saddr};
+use crate::View;
+
+/// `RTN_LOCAL`: what `fib daddr type local` compares with.
+const RTN_LOCAL: u32 = 2;
+/// `IP_CT_NEW` as a bit of `ct state` (`NF_CT_STATE_BIT`).
+const CT_NEW: u32 = 8;
+/// `IPS_DST_NAT`.
+const CT_STATUS_DNAT: u32 = 32;
+
+/// How a chain picks a slot. Maglev, round robin and source hash will be further variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Algorithm {
+    /// A fresh random number per connection.
+    Random,
+    /// The slot this client had less than so many seconds ago, else a random one.
+    Affine(u32),
+}
+
+/// A chain shared by all frontends that have this view, this algorithm and this many slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct CountChain {
+    pub(crate) view: View,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) count: u32,
+}
+
+fn view_word(view: View) -> &'static str {
+    match view {
+        View::Cluster => "cluster",
+        View::Node => "node",
+    }
+}
+
+fn ip_family(family: Family) -> IpFamily {
+    match family {
+        Family::V4 => IpFamily::V4,
+        Family::V6 => IpFamily::V6,
+    }
+}
+
+fn affine_slot_name(view: View, seconds: u32, slot: u32) -> Name {
+    name(&format!("{}-affine-{seconds}-slot-{slot}", view_word(view)))
+}
+
+/// Marks what must come back through this node, to be masqueraded on its way out.
+fn set_mark(mark: u32) -> Statement {
+    Statement::SetMark { place: MarkPlace::Packet, value: MarkValue::Or(mark) }
+}
+
+impl CountChain {
+    /// The chain's name.
+    pub(crate) fn name(self) -> Name {
+        let view = view_word(self.view);
+        name(&match self.algorithm {
+            Algorithm::Random => format!("{view}-random-{}", self.count),
+            Algorithm::Affine(seconds) => format!("{view}-affine-{seconds}-{}", self.count),
+        })
+    }
+
+    /// The sets it needs besides the fixed ones.
+    pub(crate) fn sets(self) -> Vec<SetId> {
+        let Algorithm::Affine(_) = self.algorithm else { return Vec::new() };
+        let of_family = |family| {
+            (0..self.count).flat_map(move |slot| {
+                [
+                    SetId::AffineClients(self.view, family, slot),
+                    SetId::AffineSlot(self.view, family, slot),
+                ]
+            })
+        };
+        Family::BOTH.into_iter().flat_map(of_family).collect()
+    }
+
+    /// The chain, and those it goes to.
+    pub(crate) fn chains(self, mark: u32) -> Vec<Chain> {
+        let mut chain = self.marking(Chain::new(self.name()), mark);
+        match self.algorithm {
+            Algorithm::Random => {
+                for family in Family::BOTH {
+                    let slot = Selector::NumgenRandom { modulus: self.count, offset: 0 };
+                    let key = dialled(self.view, family).into_iter().chain([slot]);
+                    let map = SetId::Slot(self.view, family).name();
+                    chain = chain.rule([
+                        Statement::any_transport(),
+                        Statement::dnat(ip_family(family), key, map),
+                    ]);
+                }
+                vec![chain]
+            }
+            Algorithm::Affine(seconds) => {
+                let slot_name = |slot| affine_slot_name(self.view, seconds, slot);
+                for family in Family::BOTH {
+                    for slot in 0..self.count {
+                        let clients = SetId::AffineClients(self.view, family, slot).name();
+                        let known = Statement::in_set(client(self.view, family), clients);
+                        chain = chain.rule([known, Statement::goto(slot_name(slot))]);
+                    }
+                }
+                let choices = (0..self.count)
+                    .map(|slot| (Packed::new().index(slot), Verdict::Goto(slot_name(slot))));
+                chain = chain.rule([Statement::Vmap {
+                    key: vec![Selector::NumgenRandom { modulus: self.count, offset: 0 }],
+                    map: VerdictMap::Inline(choices.collect()),
+                }]);
+                let slots = (0..self.count).map(|slot| affine_slot(self.view, seconds, slot));
+                slots.chain([chain]).collect()
+            }
+        }
+    }
+
+    fn marking(self, mut chain: Chain, mark: u32) -> Chain {
+        match self.view {
+            // A pod's own node sees the answer pass; anybody else's answer must be sent back here.
+            View::Cluster => {
+                for family in Family::BOTH {
+                    let foreign =
+                        Statement::not_in_set([saddr(family)], SetId::PodCidrs(family).name());
+                    chain = chain.rule([foreign, set_mark(mark)]);
+                }
+                chain
+            }
+            View::Node => chain.rule([set_mark(mark)]),
+        }
+    }
+}
+
+/// Who a client of an affine frontend is.
+fn client(view: View, family: Family) -> Vec<Selector> {
+    [saddr(family)].into_iter().chain(dialled(view, family)).collect()
+}
+
+/// Gives slot `slot` to a client: remembers it, then translates.
+fn affine_slot(view: View, seconds: u32, slot: u32) -> Chain {
+    let mut chain = Chain::new(affine_slot_name(view, seconds, slot));
+    for family in Family::BOTH {
+        chain = chain
+            .rule([Statement::Update {
+                op: UpdateOp::Update,
+                set: SetId::AffineClients(view, family, slot).name(),
+                key: client(view, family),
+                timeout: Some(Duration::from_secs(seconds.into())),
+            }])
+            .rule([
+                Statement::any_transport(),
+                Statement::dnat(
+                    ip_family(family),
+                    dialled(view, family),
+                    SetId::AffineSlot(view, family, slot).name(),
+                ),
+            ]);
+    }
+    chain
+}
+
+/// `fib daddr type local`, and not loopback: what a node port answers on.
+fn to_this_node(family: Family) -> [Statement; 2] {
+    let loopback = match family {
+        Family::V4 => {
+            Right::Prefix { address: Packed::new().ipv4([127, 0, 0, 0].into()), length: 8 }
+        }
+        Family::V6 => Right::Value(Packed::new().ipv6(std::net::Ipv6Addr::LOCALHOST)),
+    };
+    [
+        Statement::equals(Selector::FibDaddrType, Packed::new().index(RTN_LOCAL)),
+        Statement::Match(Match { left: vec![daddr(family)], op: MatchOp::Ne, right: loopback }),
+    ]
+}
+
+/// The chains that are always there.
+pub(super) fn fixed(mark: u32) -> Vec<Chain> {
+    let mut dispatch = Chain::new(name("dispatch"));
+    let mut refuse = Chain::new(name("no-endpoint"));
+    let refusal = || Statement::Reject(RejectWith::PortUnreachable);
+    for family in Family::BOTH {
+        let key = || dialled(View::Cluster, family);
+        dispatch =
+            dispatch.rule([Statement::vmap(key(), SetId::Dispatch(View::Cluster, family).name())]);
+        let set = SetId::NoEndpoint(View::Cluster, family).name();
+        refuse = refuse.rule([Statement::in_set(key(), set), refusal()]);
+    }
+    for family in Family::BOTH {
+        let key = || dialled(View::Node, family);
+        let ports = SetId::Dispatch(View::Node, family).name();
+        dispatch =
+            dispatch.rule(to_this_node(family).into_iter().chain([Statement::vmap(key(), ports)]));
+        let set = SetId::NoEndpoint(View::Node, family).name();
+        refuse = refuse.rule(
+            to_this_node(family).into_iter().chain([Statement::in_set(key(), set), refusal()]),
+        );
+    }
+    let nat = |text, point| {
+        Chain::base(name(text), Hook::new(HookKind::Nat, point, -100))
+            .rule([Statement::jump(name("dispatch"))])
+    };
+    let filter = |text, point| {
+        let new =
+            Match { left: vec![Selector::CtState], op: MatchOp::Eq, right: Right::AnyBit(CT_NEW) };
+        Chain::base(name(text), Hook::new(HookKind::Filter, point, 0))
+            .rule([Statement::Match(new), Statement::jump(name("no-endpoint"))])
+    };
+    vec![
+        dispatch,
+        refuse,
+        nat("nat-prerouting", HookPoint::Prerouting),
+        nat("nat-output", HookPoint::Output),
+        filter("filter-input", HookPoint::Input),
+        filter("filter-forward", HookPoint::Forward),
+        filter("filter-output", HookPoint::Output),
+        postrouting(mark),
+    ]
+}
+
+fn postrouting(mark: u32) -> Chain {
+    let marked = Match {
+        left: vec![Selector::MetaMark],
+        op: MatchOp::Eq,
+        right: Right::Masked { mask: mark, value: mark },
+    };
+    let clear = Statement::SetMark { place: MarkPlace::Packet, value: MarkValue::And(!mark) };
+    let away = Statement::Masquerade(NatFlags { fully_random: true, ..NatFlags::default() });
+    let mut chain =
+        Chain::base(name("nat-postrouting"), Hook::new(HookKind::Nat, HookPoint::Postrouting, 100))
+            .rule([Statement::Match(marked), clear, away]);
+    for family in Family::BOTH {
+        let translated = Match {
+            left: vec![Selector::CtStatus],
+            op: MatchOp::Eq,
+            right: Right::AnyBit(CT_STATUS_DNAT),
+        };
+        let itself =
+            Statement::in_set([saddr(family), daddr(family)], SetId::Hairpin(family).name());
+        chain = chain.rule([
+            Statement::Match(translated),
+            itself,
+            Statement::Masquerade(NatFlags { fully_random: true, ..NatFlags::default() }),
+        ]);
+    }
+    chain
+}

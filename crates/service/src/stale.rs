@@ -1,0 +1,42 @@
+//! Which tracked connections no longer lead where they should.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::Frontend;
+
+/// Connections to delete from connection tracking once the transaction is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StaleFlow {
+    /// What their clients dialled.
+    pub frontend: Frontend,
+    /// The endpoint they lead to; `None` for all connections of the frontend.
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// Frontends with their slots, before and after.
+pub(crate) type Slots<'a> = BTreeMap<Frontend, &'a [SocketAddr]>;
+
+/// What became stale between two states. UDP and SCTP only: a tracked entry is renewed by every packet, so a client that
+/// keeps sending would stay with a dead endpoint, or with the frontend's own address when the first packet came before the
+/// first endpoint did.
+pub(crate) fn between(before: &Slots<'_>, after: &Slots<'_>) -> Vec<StaleFlow> {
+    let mut stale = Vec::new();
+    for (frontend, old) in before.iter().filter(|(frontend, _)| frontend.is_sticky_in_conntrack()) {
+        match after.get(frontend) {
+            Some(new) => stale.extend(
+                old.iter()
+                    .filter(|endpoint| !new.contains(endpoint))
+                    .map(|endpoint| StaleFlow { frontend: *frontend, endpoint: Some(*endpoint) }),
+            ),
+            None => stale.push(StaleFlow { frontend: *frontend, endpoint: None }),
+        }
+    }
+    for (frontend, new) in after.iter().filter(|(frontend, _)| frontend.is_sticky_in_conntrack()) {
+        let had_none = before.get(frontend).is_none_or(|old| old.is_empty());
+        if had_none && !new.is_empty() {
+            stale.push(StaleFlow { frontend: *frontend, endpoint: None });
+        }
+    }
+    stale
+}
