@@ -139,12 +139,6 @@ impl Kind {
 }
 
 impl Served {
-    /// The shape of objects in this version. `None` only if the schema table lacks a type the
-    /// table of kinds names, which a test excludes.
-    pub fn shape(&self) -> Option<Schema> {
-        self.structural.clone().or_else(|| Schema::builtin(&self.schema))
-    }
-
     /// `apps/v1`, `v1`.
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)

@@ -104,6 +104,7 @@ struct Inner {
     store: Store,
     kinds: Kinds,
     services: services::Ledger,
+    service_cidrs: Vec<IpNet>,
     clock: fn() -> Timestamp,
 }
 
@@ -114,9 +115,9 @@ impl Registry {
     /// Over a store, with the Service address ranges (the primary family first). CustomResourceDefinitions
     /// already in the store are served at once.
     pub fn new(store: Store, kinds: Kinds, service_cidrs: Vec<IpNet>) -> Self {
-        let ledger = services::Ledger::new(&store, service_cidrs);
+        let ledger = services::Ledger::new(&store, service_cidrs.clone());
         let registry =
-            Self(Arc::new(Inner { store, kinds, services: ledger, clock: Timestamp::now }));
+            Self(Arc::new(Inner { store, kinds, services: ledger, service_cidrs, clock: Timestamp::now }));
         crate::crd::reconcile_all(&registry);
         registry
     }
@@ -129,6 +130,11 @@ impl Registry {
     /// What is served.
     pub fn kinds(&self) -> &Kinds {
         &self.0.kinds
+    }
+
+    /// The Service address ranges, the primary family first.
+    pub fn service_cidrs(&self) -> &[IpNet] {
+        &self.0.service_cidrs
     }
 
     /// The time writes are stamped with.
