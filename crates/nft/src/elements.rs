@@ -36,6 +36,12 @@ pub enum ElementError {
         /// Whether the element has a verdict.
         verdict: bool,
     },
+    /// A range in a set without the interval flag, or one that ends before it begins.
+    #[error("a range that {}", if *backwards { "ends before it begins" } else { "is in a set without intervals" })]
+    Range {
+        /// Whether the set could hold a range.
+        backwards: bool,
+    },
 }
 
 /// The elements of one set, by key.
@@ -44,6 +50,7 @@ pub struct Elements {
     key_len: usize,
     data_len: usize,
     is_vmap: bool,
+    is_interval: bool,
     records: Vec<u8>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -93,6 +100,7 @@ impl Elements {
             key_len: spec.key_len(),
             data_len: spec.data_len(),
             is_vmap: spec.data == SetData::Verdict,
+            is_interval: spec.flags.interval,
             records: Vec::new(),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
@@ -236,6 +244,12 @@ impl Elements {
         for key in [Some(&element.key), element.end()].into_iter().flatten() {
             if key.len() != self.key_len {
                 return Err(ElementError::KeyLength { expected: self.key_len, found: key.len() });
+            }
+        }
+        if let Some(end) = element.end() {
+            let backwards = *end < element.key;
+            if backwards || !self.is_interval {
+                return Err(ElementError::Range { backwards });
             }
         }
         match &element.data {

@@ -24,7 +24,9 @@
 //! ```
 
 mod chain;
+pub mod conntrack;
 mod diff;
+mod double;
 mod elements;
 mod error;
 mod expr;
@@ -44,6 +46,10 @@ mod wire;
 
 pub use chain::{Chain, Hook, HookKind, HookPoint, Policy, Rule};
 pub use diff::diff;
+pub use double::Double;
+pub use double::evaluate::{
+    ConntrackView, EvaluateError, Fate, Numbers, Outcome, Packet, SetUpdate, Translation, evaluate,
+};
 pub use elements::{ElementError, Elements};
 pub use error::{CommitError, Committed, Errno, ListError, Refused};
 pub use field::{Field, SetField};

@@ -27,21 +27,23 @@ pub(crate) fn raise(
     let mut rule = Rule { statements: raising.out, comment: comment.clone() };
     if known.is_some() && says(&rule) {
         // `ip daddr` already says "it is IPv4": leave out what is implied, as `nft list` does.
-        let mut at = 0;
-        while at < rule.statements.len() {
-            if implied(&rule.statements[at]) {
-                let statement = rule.statements.remove(at);
-                if says(&rule) {
-                    continue;
-                }
-                rule.statements.insert(at, statement);
-            }
-            at += 1;
+        while let Some(shorter) = without_implied(&rule, &says) {
+            rule = shorter;
         }
         return rule;
     }
     let what = exprs.iter().map(name_of).collect::<Vec<_>>().join(" ");
     Rule { statements: vec![Statement::Opaque(Opaque { what, attributes: raw.to_vec() })], comment }
+}
+
+/// The rule with one implied match left out, if one can be.
+fn without_implied(rule: &Rule, says: impl Fn(&Rule) -> bool) -> Option<Rule> {
+    let implied = |at: &usize| implied(&rule.statements[*at]);
+    (0..rule.statements.len()).filter(implied).find_map(|at| {
+        let mut shorter = rule.clone();
+        shorter.statements.remove(at);
+        says(&shorter).then_some(shorter)
+    })
 }
 
 fn implied(statement: &Statement) -> bool {

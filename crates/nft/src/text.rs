@@ -544,6 +544,8 @@ fn write_statement(f: &mut Formatter<'_>, family: Family, statement: &Statement)
         }
         Statement::Vmap { key, map: VerdictMap::Inline(elements) } => {
             write!(f, "{} vmap {{ ", KeyText(key))?;
+            let mut elements = elements.clone();
+            elements.sort();
             for (index, (value, verdict)) in elements.iter().enumerate() {
                 if index > 0 {
                     f.write_str(", ")?;
@@ -667,6 +669,8 @@ fn write_match(f: &mut Formatter<'_>, matching: &Match) -> fmt::Result {
         },
         Right::OneOf(values) => {
             write!(f, "{op}{{ ")?;
+            let mut values = values.clone();
+            values.sort();
             for (index, value) in values.iter().enumerate() {
                 if index > 0 {
                     f.write_str(", ")?;
