@@ -23,6 +23,8 @@ mod endpointslice;
 pub mod engine;
 mod event_expiry;
 mod events;
+#[cfg(test)]
+mod fixtures;
 mod garbage;
 mod mirroring;
 mod namespace;
