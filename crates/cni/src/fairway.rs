@@ -53,19 +53,31 @@ fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError>
     let identity = env.identity()?;
     let namespace = env.namespace()?;
     let wanted = config.wanted_ips(env)?;
+    let name = node_link(&identity);
+    let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
+    // A retried ADD finds what the first one left: it is made anew, with the same addresses.
+    let old = node.link(name.as_str()).map_err(kernel("look for the pod's link"))?;
     // The lock is held for the reservation only: links of many pods are made at once.
-    let addresses =
-        Store::open(&config.data_dir, &config.name)?.reserve(&config.ranges, &identity, &wanted)?;
+    let addresses = Store::open(&config.data_dir, &config.name)?.reserve(
+        &config.ranges,
+        &identity,
+        &wanted,
+        old.is_none(),
+    )?;
+    if let Some(old) = old.filter(is_ours) {
+        let removed = node.apply(&[Change::DeleteLink((&old).into())]);
+        missing_is_fine(removed).map_err(kernel("remove the pod's old link"))?;
+    }
     let attachment = Attachment {
         env,
         config,
-        node_link: node_link(&identity),
+        node_link: name,
         mac: config.wanted_mac.unwrap_or_else(|| attachment::pod_mac(&identity)),
         identity,
         namespace,
         addresses,
     };
-    match attachment.make() {
+    match attachment.make(&mut node) {
         Ok(mtu) => Ok(attachment.result(mtu)),
         Err(error) => {
             // A runtime may or may not call DEL after a failed ADD: leave nothing either way.
@@ -77,9 +89,7 @@ fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError>
 }
 
 impl Attachment<'_> {
-    fn make(&self) -> Result<u32, CniError> {
-        let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
-        self.remove_remains(&mut node)?;
+    fn make(&self, node: &mut Netlink) -> Result<u32, CniError> {
         let veth = Veth {
             end: LinkEnd::named(&self.node_link).mac(NODE_MAC),
             peer: LinkEnd::named(&self.identity.ifname).mac(self.mac),
@@ -107,20 +117,10 @@ impl Attachment<'_> {
         let end = node.link(self.node_link.as_str()).map_err(kernel("find the node's end"))?;
         let end = end.ok_or_else(|| gone(&self.node_link))?;
         self.prepare_node_end()?;
-        self.namespace.run(|| self.prepare_pod())??;
+        self.namespace.visit(|| self.prepare_pod())??;
         let changes = attachment::on_node(end.index, self.mac, &self.addresses).changes();
         node.apply(&changes).map_err(kernel("route to the pod"))?;
         Ok(end.mtu)
-    }
-
-    /// A retried ADD finds what the first one left: it is made anew, with the same addresses.
-    fn remove_remains(&self, node: &mut Netlink) -> Result<(), CniError> {
-        let old = node.link(self.node_link.as_str()).map_err(kernel("look for the pod's link"))?;
-        if let Some(old) = old.filter(is_ours) {
-            let removed = node.apply(&[Change::DeleteLink((&old).into())]);
-            missing_is_fine(removed).map_err(kernel("remove the pod's old link"))?;
-        }
-        Ok(())
     }
 
     fn has_ipv6(&self) -> bool {
@@ -146,7 +146,7 @@ impl Attachment<'_> {
         ensure(&settings).map_err(|source| CniError::Sysctl { interface: link.clone(), source })
     }
 
-    /// Runs on a thread inside the pod's namespace.
+    /// Runs inside the pod's namespace.
     fn prepare_pod(&self) -> Result<(), CniError> {
         let name = &self.identity.ifname;
         let mut pod = Netlink::open().map_err(kernel("reach the pod's network"))?;

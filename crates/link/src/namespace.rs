@@ -1,8 +1,8 @@
 //! Network namespaces: make, name, find, enter, remove.
 //!
 //! Names live under `/run/netns` exactly as `ip netns` keeps them, so both tools see the same ones.
-//! Entering happens on a thread made for it, which ends inside: no caller's thread ever changes
-//! namespace. This is the only module that calls `setns` or `unshare`.
+//! Entering happens on a thread made for it, which ends inside; only [`Namespace::visit`] moves the
+//! calling thread, and back. This is the only module that calls `setns` or `unshare`.
 #![allow(unsafe_code, reason = "setns before exec needs Command::pre_exec")]
 
 use std::fs::{self, File, OpenOptions};
@@ -220,6 +220,31 @@ impl Namespace {
             Ok(Err(error)) => Err(system("enter", &self.path, error)),
             Err(error) => Err(system("start a thread for", &self.path, error)),
         }
+    }
+
+    /// Runs `work` inside the namespace on the calling thread, which returns before this does. For
+    /// short-lived programs of one thread, where a second thread's start is most of the cost; a
+    /// program with worker threads uses [`Self::run`].
+    ///
+    /// # Errors
+    /// [`NamespaceError::System`] when the thread may not enter.
+    ///
+    /// # Panics
+    /// Aborts the process when the thread cannot go back: it must not go on in the wrong namespace.
+    pub fn visit<T>(&self, work: impl FnOnce() -> T) -> Result<T, NamespaceError> {
+        struct Return(Namespace);
+        impl Drop for Return {
+            fn drop(&mut self) {
+                if enter(self.0.fd.as_fd()).is_err() {
+                    std::process::abort();
+                }
+            }
+        }
+        let home = Return(Self::current()?);
+        enter(self.fd.as_fd()).map_err(|error| system("enter", &self.path, error))?;
+        let value = work();
+        drop(home);
+        Ok(value)
     }
 }
 

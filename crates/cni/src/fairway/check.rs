@@ -26,7 +26,7 @@ pub(super) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
     if mac.is_none() {
         differences.push(format!("prevResult has no interface {}", identity.ifname));
     }
-    let pod = namespace.run(|| check_pod(&identity.ifname, mac, &addresses))?;
+    let pod = namespace.visit(|| check_pod(&identity.ifname, mac, &addresses))?;
     differences.extend(pod?);
     differences.extend(check_node(&node_link(&identity), mac, &addresses)?);
     if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
@@ -73,7 +73,7 @@ fn check_link(link: &Link, mac: Option<MacAddr>, differences: &mut Vec<String>) 
     }
 }
 
-/// Runs on a thread inside the pod's namespace.
+/// Runs inside the pod's namespace.
 fn check_pod(
     ifname: &str,
     mac: Option<MacAddr>,

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,16 @@ pub struct Reservation {
     pub address: IpAddr,
     /// Whose it is; an empty interface name is an entry of an old reference plugin.
     pub owner: Identity,
+}
+
+/// An address chosen for one set.
+struct Chosen {
+    /// The set's number.
+    set: usize,
+    /// The address.
+    address: IpAddr,
+    /// Whether it must still be written.
+    fresh: bool,
 }
 
 /// The open directory of one network, locked as long as this value lives.
@@ -89,6 +99,10 @@ impl Store {
     /// One address from each set: what `owner` holds already, else what is asked for, else the next
     /// free one. Reserves all or nothing.
     ///
+    /// `first` says that nothing is left of an earlier try of this owner. Then, unless addresses are
+    /// asked for, the files' names are enough and their contents are not read: on a full node that
+    /// is most of the time. Being wrong costs an address until DEL or GC gives back all of the owner's.
+    ///
     /// # Errors
     /// [`IpamError::Exhausted`], [`IpamError::Unavailable`] or [`IpamError::File`].
     pub fn reserve(
@@ -96,53 +110,74 @@ impl Store {
         sets: &[RangeSet],
         owner: &Identity,
         wanted: &[IpAddr],
+        first: bool,
     ) -> Result<Vec<IpAddr>, IpamError> {
+        if first && wanted.is_empty() {
+            let taken = self.addresses()?.into_iter().collect();
+            if let Ok(fresh) = self.choose(sets, owner, wanted, &[], taken) {
+                return self.write_all(fresh, owner);
+            }
+            // Full by names: files without an owner may still be free.
+        }
         let reserved = self.reservations()?;
+        let taken = reserved.iter().map(|entry| entry.address).collect();
+        let chosen = self.choose(sets, owner, wanted, &reserved, taken)?;
+        self.write_all(chosen, owner)
+    }
+
+    fn choose(
+        &self,
+        sets: &[RangeSet],
+        owner: &Identity,
+        wanted: &[IpAddr],
+        reserved: &[Reservation],
+        mut taken: HashSet<IpAddr>,
+    ) -> Result<Vec<Chosen>, IpamError> {
         let homeless = wanted.iter().find(|ip| !sets.iter().any(|set| set.gives(**ip)));
         if let Some(address) = homeless {
             let why = "no range of the network gives it".to_owned();
             return Err(IpamError::Unavailable { address: *address, why });
         }
-        let mut taken: HashSet<IpAddr> = reserved.iter().map(|entry| entry.address).collect();
-        let mut given = Vec::new();
-        let mut fresh = Vec::new();
+        let mut chosen: Vec<Chosen> = Vec::new();
         for (number, set) in sets.iter().enumerate() {
-            let asked = wanted.iter().copied().find(|ip| set.gives(*ip) && !given.contains(ip));
+            let asked = wanted.iter().copied().find(|ip| set.gives(*ip));
             let held = reserved.iter().find(|entry| {
                 entry.owner == *owner
                     && set.gives(entry.address)
                     && asked.is_none_or(|asked| asked == entry.address)
             });
-            let address = if let Some(held) = held {
-                held.address
+            let (address, fresh) = if let Some(held) = held {
+                (held.address, false)
             } else if let Some(address) = asked {
                 if let Some(other) = reserved.iter().find(|entry| entry.address == address) {
                     let why = format!("container {} has it", other.owner.container_id);
                     return Err(IpamError::Unavailable { address, why });
                 }
-                fresh.push((number, address));
-                address
+                (address, true)
             } else {
                 let free = set.candidates(self.last(number)).find(|ip| !taken.contains(ip));
                 let Some(address) = free else {
                     let taken = taken.iter().filter(|ip| set.gives(**ip)).count();
                     return Err(IpamError::Exhausted { ranges: set.to_string(), taken });
                 };
-                fresh.push((number, address));
-                address
+                (address, true)
             };
             taken.insert(address);
-            given.push(address);
+            chosen.push(Chosen { set: number, address, fresh });
         }
-        for (at, (number, address)) in fresh.iter().enumerate() {
-            if let Err(error) = self.write(*number, *address, owner) {
-                for (_, address) in &fresh[..at] {
-                    self.remove(*address)?;
+        Ok(chosen)
+    }
+
+    fn write_all(&self, chosen: Vec<Chosen>, owner: &Identity) -> Result<Vec<IpAddr>, IpamError> {
+        for (at, one) in chosen.iter().enumerate().filter(|(_, one)| one.fresh) {
+            if let Err(error) = self.write(one.set, one.address, owner) {
+                for before in chosen[..at].iter().filter(|one| one.fresh) {
+                    self.remove(before.address)?;
                 }
                 return Err(error);
             }
         }
-        Ok(given)
+        Ok(chosen.into_iter().map(|one| one.address).collect())
     }
 
     /// Gives back everything `owner` holds; returns it. Nothing held is no error.
@@ -201,7 +236,7 @@ impl Store {
         fs::write(&unfinished, text).map_err(failed("write", &unfinished))?;
         fs::rename(&unfinished, &path).map_err(failed("create", &path))?;
         let last = self.directory.join(format!("last_reserved_ip.{set}"));
-        fs::write(&last, address.to_string()).map_err(failed("write", &last))
+        overwrite(&last, &address.to_string()).map_err(failed("write", &last))
     }
 
     fn remove(&self, address: IpAddr) -> Result<(), IpamError> {
@@ -213,6 +248,15 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// Without truncating first: ext4 takes a truncated and rewritten file for a document being saved and
+/// flushes it to the disk on close, which costs more than all the rest of an ADD. A crash half-way
+/// leaves a wrong hint of where to search next, no more.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IpamError {

@@ -101,7 +101,7 @@ fn bad_ranges_are_named() {
 fn files_are_those_of_host_local() {
     let scratch = Scratch::new();
     let sets = RangeSet::check(vec![vec![range("10.0.0.0/24")], vec![range("fd00::/64")]]).unwrap();
-    let given = scratch.store().reserve(&sets, &owner(1), &[]).unwrap();
+    let given = scratch.store().reserve(&sets, &owner(1), &[], false).unwrap();
     assert_eq!(given, ["10.0.0.2", "fd00::2"].map(ip));
     let read = |name: &str| std::fs::read_to_string(scratch.0.join("net").join(name)).unwrap();
     assert_eq!(read("10.0.0.2"), "c1\r\neth0");
@@ -110,10 +110,10 @@ fn files_are_those_of_host_local() {
     assert_eq!(read("last_reserved_ip.1"), "fd00::2");
 
     // Asking again gives the same; a released address is not given again at once.
-    assert_eq!(scratch.store().reserve(&sets, &owner(1), &[]).unwrap(), given);
+    assert_eq!(scratch.store().reserve(&sets, &owner(1), &[], false).unwrap(), given);
     assert_eq!(scratch.store().release(&owner(1)).unwrap().len(), 2);
     assert_eq!(scratch.store().release(&owner(1)).unwrap().len(), 0);
-    let next = scratch.store().reserve(&sets, &owner(2), &[]).unwrap();
+    let next = scratch.store().reserve(&sets, &owner(2), &[], false).unwrap();
     assert_eq!(next, ["10.0.0.3", "fd00::3"].map(ip));
 
     // The reference plugin's files are read, its crash leavings reused, ours after a crash ignored.
@@ -123,9 +123,19 @@ fn files_are_those_of_host_local() {
     write("10.0.0.4", "foreign\neth0");
     write("10.0.0.5", "");
     write(".unfinished", "c9\r\neth0");
-    let next = scratch.store().reserve(&sets, &owner(3), &[]).unwrap();
+    let next = scratch.store().reserve(&sets, &owner(3), &[], false).unwrap();
     assert_eq!(next[0], ip("10.0.0.5"));
     assert_eq!(read("10.0.0.5"), "c3\r\neth0");
+    // Names alone: what looks taken is passed over until nothing else is left.
+    write("10.0.0.6", "");
+    let next = scratch.store().reserve(&sets, &owner(4), &[], true).unwrap();
+    assert_eq!(next[0], ip("10.0.0.7"));
+    for n in 5..252 {
+        scratch.store().reserve(&sets[..1], &owner(n), &[], true).unwrap();
+    }
+    assert_eq!(read("10.0.0.6"), "c251\r\neth0");
+    let full = scratch.store().reserve(&sets[..1], &owner(252), &[], true);
+    assert!(matches!(full, Err(IpamError::Exhausted { taken: 253, .. })));
 }
 
 #[test]
@@ -133,10 +143,10 @@ fn asked_addresses_are_given_or_refused() {
     let scratch = Scratch::new();
     let sets = RangeSet::check(vec![vec![range("10.0.0.0/24")], vec![range("fd00::/64")]]).unwrap();
     let mut store = scratch.store();
-    let given = store.reserve(&sets, &owner(1), &[ip("fd00::99")]).unwrap();
+    let given = store.reserve(&sets, &owner(1), &[ip("fd00::99")], false).unwrap();
     assert_eq!(given, ["10.0.0.2", "fd00::99"].map(ip));
     for taken in ["fd00::99", "10.0.0.1", "192.0.2.1"] {
-        let refused = store.reserve(&sets, &owner(2), &[ip(taken)]);
+        let refused = store.reserve(&sets, &owner(2), &[ip(taken)], false);
         assert!(matches!(refused, Err(IpamError::Unavailable { .. })), "{taken}");
     }
     // All or nothing: the refusals above reserved nothing.
@@ -148,13 +158,13 @@ fn the_last_address_is_given_and_then_no_more() {
     let scratch = Scratch::new();
     let sets = RangeSet::check(vec![vec![range("10.0.0.0/29")], vec![range("fd00::/64")]]).unwrap();
     for n in 0..5 {
-        scratch.store().reserve(&sets, &owner(n), &[]).unwrap();
+        scratch.store().reserve(&sets, &owner(n), &[], false).unwrap();
     }
-    let refused = scratch.store().reserve(&sets, &owner(9), &[]).unwrap_err();
+    let refused = scratch.store().reserve(&sets, &owner(9), &[], false).unwrap_err();
     assert!(matches!(refused, IpamError::Exhausted { taken: 5, .. }), "{refused}");
     assert_eq!(scratch.store().reservations().unwrap().len(), 10);
     scratch.store().release(&owner(3)).unwrap();
-    assert_eq!(scratch.store().reserve(&sets, &owner(9), &[]).unwrap()[0], ip("10.0.0.5"));
+    assert_eq!(scratch.store().reserve(&sets, &owner(9), &[], false).unwrap()[0], ip("10.0.0.5"));
 }
 
 #[test]
@@ -164,7 +174,7 @@ fn a_hundred_at_once_get_a_hundred_addresses() {
     let given: Vec<Vec<IpAddr>> = std::thread::scope(|scope| {
         let ask = |n| {
             let (scratch, sets) = (&scratch, &sets);
-            scope.spawn(move || scratch.store().reserve(sets, &owner(n), &[]).unwrap())
+            scope.spawn(move || scratch.store().reserve(sets, &owner(n), &[], n % 2 == 0).unwrap())
         };
         let threads: Vec<_> = (0..100).map(ask).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -200,7 +210,7 @@ proptest! {
         let mut held: std::collections::HashMap<usize, IpAddr> = std::collections::HashMap::new();
         for (add, n) in steps {
             if add {
-                let address = store.reserve(&sets, &owner(n), &[]).unwrap()[0];
+                let address = store.reserve(&sets, &owner(n), &[], false).unwrap()[0];
                 prop_assert!(held.iter().all(|(m, other)| *m == n || *other != address));
                 if let Some(before) = held.insert(n, address) {
                     prop_assert_eq!(before, address);

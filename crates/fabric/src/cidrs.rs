@@ -1,0 +1,97 @@
+//! Which node owns which pod CIDR.
+//!
+//! Nodes are taken in order of their names, so that all nodes of a cluster decide alike: of two
+//! overlapping CIDRs the first name's counts.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::{Kind, NodeFacts, ObjectKey, ObjectRef, Report, Severity};
+
+/// A pod CIDR that counts, and its node.
+pub(crate) struct Owned<'a> {
+    pub(crate) node: &'a NodeFacts,
+    pub(crate) cidr: IpNet,
+}
+
+/// The pod CIDRs that count, and what is wrong with the others.
+pub(crate) fn accept<'a>(nodes: &[&'a NodeFacts]) -> (Vec<Owned<'a>>, Vec<Report>) {
+    let mut accepted: Vec<Owned<'a>> = Vec::new();
+    let mut reports = Vec::new();
+    for &node in nodes {
+        for cidr in node.pod_cidrs.iter().map(IpNet::trunc) {
+            if let Some(why) = unusable(cidr) {
+                let message = format!("pod CIDR {cidr} {why}");
+                let hint = "set spec.podCIDRs to a unicast range set apart for pods";
+                reports.push(report(node, Severity::Error, "BadPodCIDR", message, hint));
+                continue;
+            }
+            // A route over a node's own address would cut that node off.
+            let swallowed = nodes.iter().find_map(|other| {
+                let ip = other.internal_ips.iter().find(|ip| cidr.contains(*ip))?;
+                Some(format!("pod CIDR {cidr} contains the address {ip} of node {}", other.name))
+            });
+            if let Some(message) = swallowed {
+                let hint = "pods and nodes need ranges of their own";
+                reports.push(report(node, Severity::Error, "PodCIDRContainsNode", message, hint));
+                continue;
+            }
+            if let Some(first) = accepted.iter().find(|have| overlap(have.cidr, cidr)) {
+                if std::ptr::eq(first.node, node) && first.cidr == cidr {
+                    continue;
+                }
+                let (other, name) = (first.cidr, &first.node.name);
+                let message =
+                    format!("pod CIDR {cidr} overlaps {other} of node {name}, which counts");
+                let hint = "give every node a range of its own";
+                reports.push(report(node, Severity::Error, "PodCIDROverlap", message, hint));
+                continue;
+            }
+            accepted.push(Owned { node, cidr });
+        }
+    }
+    (accepted, reports)
+}
+
+fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+/// Why no pod can live there.
+fn unusable(cidr: IpNet) -> Option<&'static str> {
+    let first = cidr.network();
+    if cidr.prefix_len() == 0 {
+        return Some("is the whole address space");
+    }
+    // host-local needs two host bits; and a single address looks like a pod's own route.
+    if cidr.max_prefix_len() - cidr.prefix_len() < 2 {
+        return Some("is too small for a pod");
+    }
+    let link_local = match first {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    if first.is_loopback() {
+        Some("is loopback")
+    } else if first.is_multicast() {
+        Some("is multicast")
+    } else if link_local {
+        Some("is link-local")
+    } else if first.is_unspecified() {
+        Some("begins at the unspecified address")
+    } else {
+        None
+    }
+}
+
+pub(crate) fn report(
+    node: &NodeFacts,
+    severity: Severity,
+    reason: &'static str,
+    message: String,
+    hint: &'static str,
+) -> Report {
+    let key = ObjectKey::new("", node.name.as_str());
+    let object = ObjectRef { kind: Kind::Node, key, uid: node.uid };
+    Report { object, severity, reason, message, hint: hint.into() }
+}
