@@ -1,6 +1,6 @@
 //! A thread in a network namespace of its own, and the real `nft` in it.
 #![allow(unsafe_code, reason = "a test enters its own network namespace")]
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
 //! A table with everything the Service data plane says, in both families.
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
