@@ -71,11 +71,12 @@ fn a_foreign_edit_is_a_difference_and_is_repaired() {
             "flush chain inet fairway maglev-251",
             "add chain inet fairway theirs { type filter hook input priority 5; }",
             "add counter inet fairway theirs",
-            "add set inet fairway theirset { type ether_addr . mark; }",
-            "add element inet fairway theirset { 00:11:22:33:44:55 . 7 }",
+            "add set inet fairway theirset { type ether_addr . mark; }
+             add element inet fairway theirset { 00:11:22:33:44:55 . 7 }",
             "add map inet fairway theirmap { type ipv4_addr : counter; }",
-            "add map inet fairway theirport { type inet_service : mark; flags interval; }",
-            "add element inet fairway theirport { 1-5 : 7 }",
+            "add map inet fairway theirport { type inet_service : mark; flags interval; }
+             add element inet fairway theirport { 1-5 : 7 }
+             add rule inet fairway fixed meta mark set th dport map @theirport",
             "delete element inet fairway slot4 { 10.96.0.1 . tcp . 80 . 0 }",
             "add element inet fairway pods4 { 172.16.0.0/12 }",
             "chain inet fairway forward { policy accept; }",

@@ -234,7 +234,7 @@ impl State {
                     old.policy = hook.policy;
                     Ok(())
                 }
-                _ => refuse(libc::EEXIST),
+                _ => refuse(libc::EOPNOTSUPP),
             };
         }
         if let Some(hook) = hook {
@@ -416,8 +416,8 @@ fn check_statement(table: &Table, statement: &Statement) -> Result<(), i32> {
     match statement {
         Statement::Match(Match { left, right: Right::Set(name), .. }) => {
             let spec = named(name)?;
-            key_fits(spec, left)?;
-            if spec.data == SetData::None { Ok(()) } else { Err(libc::EINVAL) }
+            // Membership may be asked of maps too.
+            key_fits(spec, left)
         }
         Statement::Vmap { key, map: VerdictMap::Named(name) } => {
             let spec = named(name)?;
