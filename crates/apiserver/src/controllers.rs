@@ -40,3 +40,6 @@ mod selector;
 mod slice_packing;
 pub mod view;
 pub mod write;
+
+#[cfg(test)]
+mod tests;

@@ -212,8 +212,7 @@ impl Simple {
                 }
                 metadata.insert("uid".into(), format!("uid-{}", self.next).into());
                 metadata.insert("generation".into(), 1.into());
-                metadata
-                    .insert("creationTimestamp".into(), super::object::time(now).into());
+                metadata.insert("creationTimestamp".into(), super::object::time(now).into());
                 let target = ObjectRef::of(resource.clone(), &object);
                 assert!(view.get(&target).is_none(), "{target:?} exists");
                 Some(Change { target, old: None, new: finish(object) })

@@ -223,6 +223,3 @@ fn with_status(namespace: &Value, mut conditions: [Value; 2]) -> Option<Value> {
     status.insert("conditions".into(), Value::Array(conditions.to_vec()));
     Some(object)
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,8 +38,8 @@ pub(crate) fn wakes(change: &Change, view: &View, out: &mut Wakes) {
                 && change.new.as_ref().is_none_or(|pod| is_terminal(pod));
     } else if *resource == NODES {
         room = match (&change.old, &change.new) {
-            (_, None) => false,
-            (None, Some(_)) => true,
+            // No room then, but the reason a waiting pod shows counts the nodes.
+            (_, None) | (None, _) => true,
             (Some(old), Some(new)) => filter::facts_differ(old, new),
         };
     }

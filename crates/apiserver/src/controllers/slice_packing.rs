@@ -293,6 +293,3 @@ fn to_op(slice: Slice<'_>, shape: &Shape<'_>) -> Op {
         Op::Update { resource: ENDPOINT_SLICES, object }
     }
 }
-
-#[cfg(test)]
-mod tests;

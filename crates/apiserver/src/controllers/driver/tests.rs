@@ -44,17 +44,25 @@ impl Cluster {
     }
 
     fn node(&mut self, node: &str) {
-        self.create(&NODES, json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": { "name": node },
-        }));
-        self.status(&NODES, "", node, json!({
-            "allocatable": { "pods": "110" },
-            "conditions": [{
-                "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
-                "lastHeartbeatTime": super::super::object::time(self.registry.now()),
-                "lastTransitionTime": super::super::object::time(self.registry.now()),
-            }],
-        }));
+        self.create(
+            &NODES,
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": { "name": node },
+            }),
+        );
+        self.status(
+            &NODES,
+            "",
+            node,
+            json!({
+                "allocatable": { "pods": "110" },
+                "conditions": [{
+                    "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
+                    "lastHeartbeatTime": super::super::object::time(self.registry.now()),
+                    "lastTransitionTime": super::super::object::time(self.registry.now()),
+                }],
+            }),
+        );
     }
 
     fn place(&self, resource: &Resource, namespace: &str, name: &str) -> Place {
@@ -122,8 +130,10 @@ impl Cluster {
     fn second_pass_writes_nothing(&mut self) {
         let before = self.registry.store().revision();
         let now = self.registry.now();
-        let mut fresh =
-            Driver::new(self.registry.clone(), Config { root_ca: "PEM".into(), ..Config::default() });
+        let mut fresh = Driver::new(
+            self.registry.clone(),
+            Config { root_ca: "PEM".into(), ..Config::default() },
+        );
         while fresh.step(now) {}
         assert_eq!(self.registry.store().revision(), before, "a second pass wrote something");
     }
@@ -144,10 +154,15 @@ impl Cluster {
                     "type": "Ready", "status": if ready { "True" } else { "False" },
                     "lastTransitionTime": super::super::object::time(self.registry.now()),
                 }));
-                self.status(&PODS, &namespace, name(&pod), json!({
-                    "phase": "Running", "podIP": last, "podIPs": [{ "ip": last }],
-                    "conditions": conditions,
-                }));
+                self.status(
+                    &PODS,
+                    &namespace,
+                    name(&pod),
+                    json!({
+                        "phase": "Running", "podIP": last, "podIPs": [{ "ip": last }],
+                        "conditions": conditions,
+                    }),
+                );
             }
         }
         self.settle();
@@ -302,13 +317,17 @@ fn a_rolling_update_never_goes_below_and_a_rollback_reuses_the_old_set() {
 #[test]
 fn old_sets_beyond_the_history_limit_go() {
     let mut cluster = Cluster::with_nodes(1);
-    let limited =
-        with(deployment(1, "nginx:0"), json!({ "spec": { "revisionHistoryLimit": 2 } }));
+    let limited = with(deployment(1, "nginx:0"), json!({ "spec": { "revisionHistoryLimit": 2 } }));
     cluster.create(&DEPLOYMENTS, limited);
     cluster.rollout();
     for version in 1..6 {
-        cluster.patch(&DEPLOYMENTS, "default", "web", json!({ "spec": { "template": {
-            "metadata": { "annotations": { "v": version.to_string() } } } } }));
+        cluster.patch(
+            &DEPLOYMENTS,
+            "default",
+            "web",
+            json!({ "spec": { "template": {
+            "metadata": { "annotations": { "v": version.to_string() } } } } }),
+        );
         cluster.rollout();
     }
     assert_eq!(cluster.list(&REPLICA_SETS, "default").len(), 3, "the current one and two");
@@ -317,14 +336,17 @@ fn old_sets_beyond_the_history_limit_go() {
 #[test]
 fn recreate_waits_until_the_old_pods_are_gone() {
     let mut cluster = Cluster::with_nodes(1);
-    let recreate = with(
-        deployment(2, "nginx:1"),
-        json!({ "spec": { "strategy": { "type": "Recreate" } } }),
-    );
+    let recreate =
+        with(deployment(2, "nginx:1"), json!({ "spec": { "strategy": { "type": "Recreate" } } }));
     cluster.create(&DEPLOYMENTS, recreate);
     cluster.rollout();
-    cluster.patch(&DEPLOYMENTS, "default", "web", json!({ "spec": { "template": {
-        "metadata": { "annotations": { "v": "2" } } } } }));
+    cluster.patch(
+        &DEPLOYMENTS,
+        "default",
+        "web",
+        json!({ "spec": { "template": {
+        "metadata": { "annotations": { "v": "2" } } } } }),
+    );
     cluster.settle();
     let pods = cluster.pods();
     assert_eq!(pods.len(), 2);
@@ -341,8 +363,7 @@ fn deleting_a_deployment_takes_everything_with_it() {
         cluster.create(&DEPLOYMENTS, deployment(2, "nginx:1"));
         cluster.create(&SERVICES, web_service());
         cluster.rollout();
-        let options =
-            DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
+        let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
         cluster.delete(&DEPLOYMENTS, "default", "web", options);
         cluster.settle();
         if propagation == registry::Propagation::Foreground {
@@ -386,8 +407,11 @@ fn orphaned_dependents_stay_and_are_adopted_again() {
 #[test]
 fn namespaces_are_furnished_and_end_with_all_they_hold() {
     let mut cluster = Cluster::with_nodes(1);
-    cluster.create(&NAMESPACES, json!({
-        "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }));
+    cluster.create(
+        &NAMESPACES,
+        json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }),
+    );
     cluster.settle();
     assert!(cluster.get(&SERVICE_ACCOUNTS, "shop", "default").is_some());
     let ca = cluster.get(&CONFIG_MAPS, "shop", "kube-root-ca.crt").unwrap();
@@ -402,8 +426,7 @@ fn namespaces_are_furnished_and_end_with_all_they_hold() {
     cluster.settle();
     let shop = cluster.get(&NAMESPACES, "", "shop").expect("waits for the pods");
     assert_eq!(str_at(&shop, &["status", "phase"]), "Terminating");
-    let remaining =
-        super::super::object::condition(&shop, "NamespaceContentRemaining").unwrap();
+    let remaining = super::super::object::condition(&shop, "NamespaceContentRemaining").unwrap();
     assert_eq!(
         str_at(remaining, &["message"]),
         "Some resources are remaining: pods. has 2 resource instances"
@@ -450,9 +473,12 @@ fn a_silent_node_is_unreachable_its_pods_not_ready_then_evicted() {
         let spec = json!({ "holderIdentity": "node-1", "leaseDurationSeconds": 40,
             "renewTime": at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string() });
         if first {
-            cluster.create(&LEASES, json!({
+            cluster.create(
+                &LEASES,
+                json!({
                 "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                "metadata": { "name": "node-1", "namespace": "kube-node-lease" }, "spec": spec }));
+                "metadata": { "name": "node-1", "namespace": "kube-node-lease" }, "spec": spec }),
+            );
         } else {
             cluster.patch(&LEASES, "kube-node-lease", "node-1", json!({ "spec": spec }));
         }
@@ -502,10 +528,7 @@ fn a_pod_waits_with_a_reason_until_a_node_takes_it() {
     cluster.node("node-1");
     cluster.patch(&NODES, "", "node-1", json!({ "spec": { "unschedulable": true } }));
     cluster.settle();
-    assert_eq!(
-        message(&cluster).1,
-        "0/1 nodes are available: 1 node(s) were unschedulable."
-    );
+    assert_eq!(message(&cluster).1, "0/1 nodes are available: 1 node(s) were unschedulable.");
     cluster.patch(&NODES, "", "node-1", json!({ "spec": { "unschedulable": false } }));
     cluster.settle();
     assert_eq!(str_at(&cluster.pods()[0], &["spec", "nodeName"]), "node-1");

@@ -139,11 +139,10 @@ fn target_ports_by_number_by_name_and_by_pod() {
 #[test]
 fn families_headless_hostname_zone_and_labels() {
     let dual = with(service("web"), json!({ "spec": { "ipFamilies": ["IPv4", "IPv6"] } }));
-    let mut families: Vec<(String, String)> =
-        slices(&run(dual, vec![running("a", "n1", 5, true)]))
-            .iter()
-            .map(|s| (s["addressType"].to_string(), s["endpoints"][0]["addresses"].to_string()))
-            .collect();
+    let mut families: Vec<(String, String)> = slices(&run(dual, vec![running("a", "n1", 5, true)]))
+        .iter()
+        .map(|s| (s["addressType"].to_string(), s["endpoints"][0]["addresses"].to_string()))
+        .collect();
     families.sort();
     assert_eq!(
         families,

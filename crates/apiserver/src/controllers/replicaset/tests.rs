@@ -34,7 +34,10 @@ fn run_at(set: Value, pods: Vec<Value>, now: Timestamp) -> Outcome {
 }
 
 fn deleted(outcome: &Outcome) -> Vec<String> {
-    lines(outcome).into_iter().filter_map(|l| Some(l.strip_prefix("delete pods ")?.into())).collect()
+    lines(outcome)
+        .into_iter()
+        .filter_map(|l| Some(l.strip_prefix("delete pods ")?.into()))
+        .collect()
 }
 
 #[test]
@@ -99,8 +102,11 @@ fn surplus_pods_go_in_upstreams_order() {
         )
     };
     let cost = |pod: Value, cost: &str| {
-        with(pod, json!({ "metadata": { "annotations": {
-            "controller.kubernetes.io/pod-deletion-cost": cost } } }))
+        with(
+            pod,
+            json!({ "metadata": { "annotations": {
+            "controller.kubernetes.io/pod-deletion-cost": cost } } }),
+        )
     };
     let restarted = |pod: Value, count: i64| {
         with(pod, json!({ "status": { "containerStatuses": [{ "restartCount": count }] } }))

@@ -22,8 +22,11 @@ fn why_a_node_does_not_take_a_pod() {
     let tainted = json!({ "spec": { "taints":
         [{ "key": "gpu", "value": "yes", "effect": "NoSchedule" }] } });
     let host_port = |name: &str| {
-        with(running(name, "n1", 9, true), json!({ "spec": { "containers": [
-            { "name": "c", "ports": [{ "containerPort": 80, "hostPort": 8080 }] }] } }))
+        with(
+            running(name, "n1", 9, true),
+            json!({ "spec": { "containers": [
+            { "name": "c", "ports": [{ "containerPort": 80, "hostPort": 8080 }] }] } }),
+        )
     };
     let wants_port = with(
         host_port("p"),
@@ -70,8 +73,11 @@ fn reasons_are_counted_over_the_nodes() {
 
 #[test]
 fn tolerations_let_a_pod_onto_tainted_nodes() {
-    let tainted = with(node("n1"), json!({ "spec": { "taints":
-        [{ "key": "gpu", "value": "yes", "effect": "NoSchedule" }] } }));
+    let tainted = with(
+        node("n1"),
+        json!({ "spec": { "taints":
+        [{ "key": "gpu", "value": "yes", "effect": "NoSchedule" }] } }),
+    );
     for (toleration, fits) in [
         (json!({ "key": "gpu", "value": "yes", "effect": "NoSchedule" }), true),
         (json!({ "key": "gpu", "operator": "Exists" }), true),
@@ -85,8 +91,11 @@ fn tolerations_let_a_pod_onto_tainted_nodes() {
         let outcome = run(tolerant, vec![tainted.clone()], vec![]);
         assert_eq!(lines(&outcome) == ["bind p n1"], fits, "{toleration}");
     }
-    let soft = with(node("n1"), json!({ "spec": { "taints":
-        [{ "key": "gpu", "effect": "PreferNoSchedule" }] } }));
+    let soft = with(
+        node("n1"),
+        json!({ "spec": { "taints":
+        [{ "key": "gpu", "effect": "PreferNoSchedule" }] } }),
+    );
     assert_eq!(lines(&run(pod("p"), vec![soft], vec![])), ["bind p n1"]);
 }
 
@@ -96,9 +105,7 @@ fn required_node_affinity() {
         node("n1"),
         json!({ "metadata": { "labels": { "zone": "a", "cores": "8", "tmp": "" } } }),
     );
-    let rule = |key: &str, operator: &str, values: &[&str]| {
-        json!({ "key": key, "operator": operator, "values": values })
-    };
+    let rule = |key: &str, operator: &str, values: &[&str]| json!({ "key": key, "operator": operator, "values": values });
     for (rules, fits) in [
         (vec![rule("zone", "In", &["a", "b"])], true),
         (vec![rule("zone", "In", &["b"])], false),
@@ -118,9 +125,12 @@ fn required_node_affinity() {
     ] {
         let term = json!({ "matchExpressions": rules });
         let choosy = |terms: Value| {
-            with(pod("p"), json!({ "spec": { "affinity": { "nodeAffinity": {
+            with(
+                pod("p"),
+                json!({ "spec": { "affinity": { "nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution":
-                    { "nodeSelectorTerms": terms } } } } }))
+                    { "nodeSelectorTerms": terms } } } } }),
+            )
         };
         let outcome = run(choosy(json!([term])), vec![labelled.clone()], vec![]);
         assert_eq!(lines(&outcome) == ["bind p n1"], fits, "{term}");
@@ -128,9 +138,12 @@ fn required_node_affinity() {
         let outcome = run(choosy(json!([term, hit])), vec![labelled.clone()], vec![]);
         assert_eq!(lines(&outcome), ["bind p n1"], "one term is enough");
     }
-    let by_name = with(pod("p"), json!({ "spec": { "affinity": { "nodeAffinity": {
+    let by_name = with(
+        pod("p"),
+        json!({ "spec": { "affinity": { "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
-            { "matchFields": [rule("metadata.name", "In", &["n2"])] }] } } } } }));
+            { "matchFields": [rule("metadata.name", "In", &["n2"])] }] } } } } }),
+    );
     assert_eq!(lines(&run(by_name, vec![node("n1"), node("n2")], vec![])), ["bind p n2"]);
 }
 
@@ -143,7 +156,12 @@ fn pods_of_one_owner_spread_then_the_emptiest_then_the_first() {
     assert_eq!(case(vec![]), ["bind p n1"]);
     assert_eq!(case(vec![mine("a", "n1")]), ["bind p n2"]);
     assert_eq!(case(vec![mine("a", "n1"), running("x", "n2", 1, true)]), ["bind p n3"]);
-    let crowd = vec![running("x", "n1", 1, true), running("y", "n1", 1, true), mine("a", "n2"), mine("b", "n3")];
+    let crowd = vec![
+        running("x", "n1", 1, true),
+        running("y", "n1", 1, true),
+        mine("a", "n2"),
+        mine("b", "n3"),
+    ];
     assert_eq!(case(crowd), ["bind p n1"], "own pods count before the crowd");
 }
 
