@@ -1,8 +1,17 @@
 //! Patches that know the schema: strategic merge and apply, and the field managers' book-keeping.
+//!
+//! Strategic merge follows upstream's directives to the letter, because `kubectl apply`, `edit`
+//! and `set` compute their patches for exactly these rules. Apply follows KEP-555: values merge by
+//! list type and map type, and `managedFields` remember who asked for what; every manager forces.
 
 use serde_json::Value;
 
 use crate::schema::Schema;
+
+mod apply;
+mod fields;
+mod managers;
+mod strategic;
 
 /// A patch that cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,8 +55,7 @@ pub struct Manager {
 /// # Errors
 /// [`MergeError`] if a directive or a merge key is missing or wrong.
 pub fn strategic(schema: &Schema, current: &Value, patch: &Value) -> Result<Value, MergeError> {
-    let _ = (schema, patch);
-    Ok(current.clone())
+    strategic::object(Some(schema.cursor()), current.clone(), patch)
 }
 
 /// Applies a JSON merge patch (RFC 7396).
@@ -59,7 +67,7 @@ pub fn json(current: &Value, patch: &Value) -> Value {
 
 /// Applies a configuration (server-side apply). `current` is the object as it is, in the version
 /// of `schema`, or `None` if it is to be created; every manager is treated as forcing. The result
-/// has its `managedFields` up to date.
+/// has its `managedFields` up to date; it equals `current` if nothing changes.
 ///
 /// # Errors
 /// [`MergeError`] if the configuration does not fit the schema.
@@ -69,12 +77,14 @@ pub fn apply(
     applied: &Value,
     manager: &Manager,
 ) -> Result<Value, MergeError> {
-    let _ = (schema, manager, current);
-    Ok(applied.clone())
+    managers::apply(schema, current, applied, manager)
 }
 
 /// Brings `managedFields` of `new` up to date after a write that is no apply: what differs from
-/// `old` now belongs to the manager.
+/// `old` now belongs to the manager. What the client wrote into `managedFields` is not looked at.
 pub fn track_update(schema: &Schema, old: Option<&Value>, new: &mut Value, manager: &Manager) {
-    let _ = (schema, old, new, manager);
+    managers::track_update(schema, old, new, manager);
 }
+
+#[cfg(test)]
+mod tests;

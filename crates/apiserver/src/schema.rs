@@ -203,12 +203,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A built-in type by its short name.
-    pub(crate) fn named(name: &str) -> Option<Cursor<'static>> {
-        let arena = table();
-        arena.types.get(name).map(|&id| Cursor { arena, id })
-    }
-
     pub(crate) fn node(self) -> &'a Node {
         &self.arena.nodes[self.id as usize]
     }
