@@ -129,3 +129,6 @@ pub(crate) fn reconcile(view: &View, target: &ObjectRef, now: Timestamp) -> Outc
     rollout.finish(now, &mut out);
     out
 }
+
+#[cfg(test)]
+mod tests;
