@@ -96,7 +96,7 @@ Examples:
         #[command(flatten)]
         name: Name,
         /// Every lab of this machine.
-        #[arg(long, conflicts_with = "name")]
+        #[arg(long)]
         all: bool,
         /// The kept objects of a --persist lab too.
         #[arg(long)]
@@ -314,7 +314,6 @@ mod tests {
             &["fairway", "lab", "up", "--api-port", "0"],
             &["fairway", "lab", "exec", "node-1"],
             &["fairway", "lab", "exec", "nowhere", "--", "true"],
-            &["fairway", "lab", "down", "--all", "--name", "x"],
             &["fairway", "lab", "status", "-o", "xml"],
         ] {
             assert!(Arguments::try_parse_from(words).is_err(), "{words:?}");

@@ -1,2 +1,94 @@
 //! fairway: arguments to one call.
-fn main() {}
+//!
+//! Exit codes: 0 done; 1 it failed (one line on standard error says why); 2 or 64 the arguments make no sense;
+//! `fairway lab exec` exits as the program it ran.
+
+mod agent;
+mod arguments;
+mod lab;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Arguments, Command};
+
+/// Arguments that make no sense together (sysexits.h, EX_USAGE).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    // Before anything else: the parts this binary plays inside containers, and the CNI plugin a runtime calls.
+    if let Some(code) = ::lab::container::early() {
+        return exit_code(code);
+    }
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+        return exit_code(cni::main(&cni::Environment::from_process(), &mut input, &mut output));
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are printed by the same path and are no error.
+            drop(error.print());
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    log_to_stderr();
+    let outcome = match arguments.command {
+        Command::Agent(options) => agent::run(*options),
+        Command::Lab { command } => lab::run(command),
+        Command::Cni => usage("`fairway cni` is called by a container runtime, with CNI_COMMAND set (CNI specification 1.1)"),
+        Command::Version => version(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line: what went wrong, and below it why, joined by colons.
+fn complain(error: &anyhow::Error) {
+    let text = format!("{error:#}").replace('\n', " ");
+    drop(writeln!(std::io::stderr().lock(), "error: {text}"));
+}
+
+fn usage(text: &str) -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stderr().lock(), "error: {text}")?;
+    Ok(ExitCode::from(USAGE))
+}
+
+fn version() -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout().lock(), "fairway {}", env!("CARGO_PKG_VERSION"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// Logs go to standard error, `FAIRWAY_LOG` says how much (`info` unless set; `debug`, `agent=debug,warn`, …).
+fn log_to_stderr() {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FAIRWAY_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
+}
+
+/// A runtime with one thread: what an agent, a runner and the short commands need.
+fn small_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// A command given after `--`.
+type Words = Vec<OsString>;

@@ -25,7 +25,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::api::Api;
+use crate::api::{Api, ApiUser};
 use crate::enter::Place;
 use crate::layout::{
     API_PORT, LabName, Layout, NETNS_ROOT, NodePlan, RESOLV_CONF, SWITCH_V4, hosts_file,
@@ -118,7 +118,7 @@ async fn run(layout: &Layout, api_port: Option<u16>) -> anyhow::Result<End> {
     report(&Progress::Network { nodes: spec.nodes });
     let inside = network.listen(API_PORT)?;
 
-    let api = Api::start(layout, vec![outside, inside]).await?;
+    let api = Api::start(layout, vec![outside, inside])?;
     let url = format!("https://127.0.0.1:{port}");
     write_kubeconfigs(layout, &api, &nodes, &url)?;
     spec.api_port = Some(port);
@@ -129,10 +129,6 @@ async fn run(layout: &Layout, api_port: Option<u16>) -> anyhow::Result<End> {
     write_record(layout, &record)?;
     report(&Progress::Api { url, restored: api.restored() });
 
-    let forgotten = api.mark_nodes_unknown();
-    if forgotten > 0 {
-        info!(nodes = forgotten, "nodes of the last run wait for their runners");
-    }
     let supervisor = Arc::new(Supervisor::start(parts(layout, &nodes)?));
     let record = Arc::new(Mutex::new(record));
     tokio::spawn(keep_record(layout.clone(), Arc::clone(&supervisor), Arc::clone(&record)));
@@ -238,17 +234,18 @@ fn write_kubeconfigs(
     nodes: &[NodePlan],
     url: &str,
 ) -> anyhow::Result<()> {
-    let admin = api.kubeconfig(layout.name().as_str(), "admin", &["system:masters"], url)?;
+    let lab = layout.name().as_str();
+    let admin = ApiUser { name: "admin", group: "system:masters" };
+    let mut files = vec![(layout.kubeconfig(), api.kubeconfig(lab, admin, url)?)];
     let inner = format!("https://{SWITCH_V4}:{API_PORT}");
-    let mut files = vec![(layout.kubeconfig(), admin)];
     for node in nodes {
         let dir = layout.node_dir(&node.name);
-        let agent = format!("system:serviceaccount:kube-system:fairway-agent-{}", node.name);
-        let agent = api.kubeconfig(layout.name().as_str(), &agent, &["system:masters"], &inner)?;
+        let agent = format!("fairway:agent:{}", node.name);
+        let agent = ApiUser { name: &agent, group: "system:masters" };
         let runner = format!("system:node:{}", node.name);
-        let runner = api.kubeconfig(layout.name().as_str(), &runner, &["system:nodes"], &inner)?;
-        files.push((dir.join("agent.kubeconfig"), agent));
-        files.push((dir.join("runner.kubeconfig"), runner));
+        let runner = ApiUser { name: &runner, group: "system:nodes" };
+        files.push((dir.join("agent.kubeconfig"), api.kubeconfig(lab, agent, &inner)?));
+        files.push((dir.join("runner.kubeconfig"), api.kubeconfig(lab, runner, &inner)?));
     }
     for (path, text) in files {
         state::write_bytes(&path, text.as_bytes(), 0o600)
