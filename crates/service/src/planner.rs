@@ -3,8 +3,6 @@
 mod delta;
 mod pod_cidrs;
 mod prior;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,58 @@
+//! Reads `objects.yaml` into a snapshot, through the same conversions the agent uses.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use model::{Event, Parsed, Report, SnapshotWriter, Update};
+use serde_json::Value;
+
+/// Applies every object of a YAML stream; returns what conversions had to say.
+pub fn apply(writer: &mut SnapshotWriter, yaml: &str) -> Vec<Report> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("YAML");
+    let mut reports = Vec::new();
+    for object in objects {
+        let kind = object["kind"].as_str().expect("a kind").to_owned();
+        let event = match kind.as_str() {
+            "Service" => {
+                let object: Service = serde_json::from_value(object).expect("a Service");
+                keep(Parsed::try_from(&object), &mut reports)
+                    .map(|value| Event::Service(Update::Applied(value)))
+            }
+            "EndpointSlice" => {
+                let object: EndpointSlice =
+                    serde_json::from_value(object).expect("an EndpointSlice");
+                keep(Parsed::try_from(&object), &mut reports)
+                    .map(|value| Event::Slice(Update::Applied(value)))
+            }
+            "Node" => {
+                let object: Node = serde_json::from_value(object).expect("a Node");
+                keep(Parsed::try_from(&object), &mut reports)
+                    .map(|value| Event::Node(Update::Applied(value)))
+            }
+            other => panic!("no {other} in these tests"),
+        };
+        if let Some(event) = event {
+            writer.apply(event);
+        }
+    }
+    reports
+}
+
+fn keep<T>(outcome: Result<Parsed<T>, Report>, reports: &mut Vec<Report>) -> Option<T> {
+    match outcome {
+        Ok(parsed) => {
+            reports.extend(parsed.reports);
+            Some(parsed.value)
+        }
+        Err(report) => {
+            reports.push(report);
+            None
+        }
+    }
+}
+
+/// The text of a file, with the path in the panic.
+pub fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
