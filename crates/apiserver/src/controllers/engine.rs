@@ -153,11 +153,6 @@ impl Engine {
         self.queue.pop(now)
     }
 
-    /// Whether nothing is due now (later work may be waiting).
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_idle()
-    }
-
     /// When later work is due.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.queue.next_due()

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::engine::{Engine, Settled};
 use super::object::{member_at, name, namespace};
 use super::view::{Change, View};
-use super::write::{NODES, ObjectRef, Op, Outcome, PODS, Resource, SERVICES};
+use super::write::{NODES, ObjectRef, Op, Outcome, PODS, Resource};
 
 /// The time all tests start at.
 pub(crate) fn t0() -> Timestamp {
@@ -136,10 +136,6 @@ pub(crate) fn three_nodes() -> Vec<(Resource, Value)> {
 
 pub(crate) fn pods(list: Vec<Value>) -> Vec<(Resource, Value)> {
     list.into_iter().map(|pod| (PODS, pod)).collect()
-}
-
-pub(crate) fn services(list: Vec<Value>) -> Vec<(Resource, Value)> {
-    list.into_iter().map(|service| (SERVICES, service)).collect()
 }
 
 /// The requests of an outcome, Events left out.

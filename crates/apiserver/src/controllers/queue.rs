@@ -74,11 +74,6 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
         self.later.first().map(|(at, _)| *at)
     }
 
-    /// Whether nothing is due now.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.ready.is_empty()
-    }
-
     /// The key went well: its failures are forgotten.
     pub(crate) fn succeeded(&mut self, key: &K) {
         self.failures.remove(key);

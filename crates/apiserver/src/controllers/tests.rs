@@ -14,8 +14,7 @@ use super::object::{controller_uid, int_at, label, list_at, name, str_at, uid};
 use super::pod::{is_active, is_ready, is_terminal, node_name};
 use super::view::Change;
 use super::write::{
-    DEPLOYMENTS, ENDPOINT_SLICES, NODES, ObjectRef, PODS, Propagation, REPLICA_SETS, Resource,
-    SERVICES,
+    DEPLOYMENTS, ENDPOINT_SLICES, NODES, ObjectRef, PODS, REPLICA_SETS, Resource, SERVICES,
 };
 
 #[derive(Debug, Clone)]
@@ -275,5 +274,4 @@ fn the_indices_follow_every_change() {
     assert_eq!(view.pods_on("n2").count(), 0);
     assert!(view.by_uid("uid-p").is_none());
     assert_eq!(view.in_namespace("default").count(), 1, "the Service");
-    assert_eq!(Propagation::Orphan.as_str(), "Orphan");
 }

@@ -225,11 +225,6 @@ impl View {
             .filter_map(|(namespace, name)| self.find(&PODS, namespace, name))
     }
 
-    /// Names of the nodes pods are assigned to, whether such a node exists or not.
-    pub fn assigned_nodes(&self) -> impl Iterator<Item = &str> {
-        self.pods_by_node.keys().map(String::as_str)
-    }
-
     /// Pods without a node, as references.
     pub fn unscheduled(&self) -> impl Iterator<Item = ObjectRef> {
         self.unscheduled.iter().map(|(namespace, name)| ObjectRef::new(PODS, namespace, name))

@@ -90,17 +90,6 @@ pub enum Propagation {
     Orphan,
 }
 
-impl Propagation {
-    /// The policy's name in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Background => "Background",
-            Self::Foreground => "Foreground",
-            Self::Orphan => "Orphan",
-        }
-    }
-}
-
 /// One request to the API. Updates carry the resourceVersion they were computed from, so a write
 /// computed from an old view is refused (409) and the key is tried again.
 #[derive(Debug, Clone, PartialEq)]
