@@ -283,7 +283,12 @@ fn status(crd: &Value, taken: Option<&str>, now: &str) -> Value {
     let conditions = match taken {
         None => json!([
             condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
-            condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+            condition(
+                "Established",
+                true,
+                "InitialNamesAccepted",
+                "the initial names have been accepted"
+            ),
         ]),
         Some(why) => json!([
             condition("NamesAccepted", false, "PluralConflict", why),
@@ -311,11 +316,33 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_upstream() {
-        let mut versions = ["foo1", "v1alpha1", "v1", "v10", "v2", "v1beta2", "foo10", "v11beta2", "v3beta1", "v12alpha1"];
+        let mut versions = [
+            "foo1",
+            "v1alpha1",
+            "v1",
+            "v10",
+            "v2",
+            "v1beta2",
+            "foo10",
+            "v11beta2",
+            "v3beta1",
+            "v12alpha1",
+        ];
         versions.sort_by_key(|v| Reverse(priority(v)));
         assert_eq!(
             versions,
-            ["v10", "v2", "v1", "v11beta2", "v3beta1", "v1beta2", "v12alpha1", "v1alpha1", "foo1", "foo10"]
+            [
+                "v10",
+                "v2",
+                "v1",
+                "v11beta2",
+                "v3beta1",
+                "v1beta2",
+                "v12alpha1",
+                "v1alpha1",
+                "foo1",
+                "foo10"
+            ]
         );
     }
 }

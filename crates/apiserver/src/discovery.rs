@@ -99,7 +99,7 @@ fn is_primary(kind: &Kind, served: &Served) -> bool {
 }
 
 /// `/api`.
-pub fn core_versions(address: &str) -> Value {
+pub(crate) fn core_versions(address: &str) -> Value {
     json!({
         "kind": "APIVersions",
         "versions": ["v1"],
@@ -108,9 +108,7 @@ pub fn core_versions(address: &str) -> Value {
 }
 
 fn group_json(group: &str, versions: &[Version]) -> Value {
-    let entry = |version: &Version| {
-        json!({"groupVersion": api_version(group, &version.name), "version": version.name})
-    };
+    let entry = |version: &Version| json!({"groupVersion": api_version(group, &version.name), "version": version.name});
     json!({
         "name": group,
         "versions": versions.iter().map(entry).collect::<Vec<_>>(),
@@ -119,7 +117,7 @@ fn group_json(group: &str, versions: &[Version]) -> Value {
 }
 
 /// `/apis`.
-pub fn group_list(kinds: &Kinds) -> Value {
+pub(crate) fn group_list(kinds: &Kinds) -> Value {
     let groups: Vec<Value> = groups(kinds)
         .iter()
         .filter(|(group, _)| !group.is_empty())
@@ -129,7 +127,7 @@ pub fn group_list(kinds: &Kinds) -> Value {
 }
 
 /// `/apis/{group}`.
-pub fn group(kinds: &Kinds, name: &str) -> Option<Value> {
+pub(crate) fn group(kinds: &Kinds, name: &str) -> Option<Value> {
     let (group, versions) =
         groups(kinds).into_iter().find(|(group, _)| group == name && !group.is_empty())?;
     let mut out = group_json(&group, &versions);
@@ -140,7 +138,7 @@ pub fn group(kinds: &Kinds, name: &str) -> Option<Value> {
 }
 
 /// `/api/v1` and `/apis/{group}/{version}`.
-pub fn resource_list(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
+pub(crate) fn resource_list(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
     let (_, versions) = groups(kinds).into_iter().find(|(name, _)| name == group)?;
     let version = versions.into_iter().find(|known| known.name == version)?;
     let mut resources = Vec::new();
@@ -183,7 +181,7 @@ pub fn resource_list(kinds: &Kinds, group: &str, version: &str) -> Option<Value>
 }
 
 /// The aggregated document: the core group at `/api`, the named groups at `/apis`.
-pub fn aggregated(kinds: &Kinds, core: bool, form: &str) -> Value {
+pub(crate) fn aggregated(kinds: &Kinds, core: bool, form: &str) -> Value {
     let items: Vec<Value> = groups(kinds)
         .iter()
         .filter(|(group, _)| group.is_empty() == core)
@@ -201,9 +199,7 @@ pub fn aggregated(kinds: &Kinds, core: bool, form: &str) -> Value {
 }
 
 fn aggregated_version(version: &Version) -> Value {
-    let response = |group: &str, version: &str, kind: &str| {
-        json!({"group": group, "version": version, "kind": kind})
-    };
+    let response = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let resources: Vec<Value> = version
         .kinds
         .iter()

@@ -33,10 +33,10 @@ use crate::request::{Query, Route, Target};
 use crate::status::Status;
 
 /// A response body.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Larger bodies are refused, as upstream does (3 MiB).
-pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
+pub(crate) const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
 /// Everything a request may need.
 pub(crate) struct App {
@@ -120,7 +120,8 @@ async fn answer(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let route = Route::parse(&path)?;
     if let Route::Other(steps) = &route
-        && let Some(response) = meta::open(&app, &steps.iter().map(String::as_str).collect::<Vec<_>>(), &query)
+        && let Some(response) =
+            meta::open(&app, &steps.iter().map(String::as_str).collect::<Vec<_>>(), &query)
     {
         return Ok(response);
     }
@@ -222,7 +223,8 @@ async fn core(
     sub: &str,
 ) -> Result<Response<Body>, Status> {
     match (resource.kind.kind.as_str(), sub, &asked.method) {
-        ("Pod", "log", &Method::GET) | ("Pod", "exec" | "attach", &(Method::GET | Method::POST)) => {
+        ("Pod", "log", &Method::GET)
+        | ("Pod", "exec" | "attach", &(Method::GET | Method::POST)) => {
             crate::proxy::pod(&app, asked.request, &asked.query, &resource.place(), sub).await
         }
         ("Pod", "binding", &Method::POST) => write::bind(&app, asked, resource).await,
@@ -287,7 +289,8 @@ pub(crate) fn json_bytes(code: u16, bytes: impl Into<Bytes>) -> Response<Body> {
 /// An answer with a media type.
 pub(crate) fn with_type(code: u16, media: &'static str, bytes: Bytes) -> Response<Body> {
     let mut response = Response::new(full(bytes));
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));

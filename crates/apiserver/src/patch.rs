@@ -11,7 +11,7 @@ use crate::status::{Cause, Status};
 
 /// A patch as it came.
 #[derive(Debug, Clone)]
-pub enum Patch {
+pub(crate) enum Patch {
     /// RFC 6902.
     Json(JsonPatch),
     /// RFC 7396.
@@ -34,7 +34,7 @@ impl Patch {
     ///
     /// # Errors
     /// 400 for a body that cannot be read, 415 for a media type that is not accepted.
-    pub fn read(media: &str, custom: bool, bytes: &[u8]) -> Result<Self, Status> {
+    pub(crate) fn read(media: &str, custom: bool, bytes: &[u8]) -> Result<Self, Status> {
         let value = || -> Result<Value, Status> {
             let body = body::json(bytes)
                 .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
@@ -54,14 +54,18 @@ impl Patch {
                 .map(Self::Apply)
                 .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}"))),
             _ => Err(Status::unsupported_media_type(match custom {
-                true => &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"],
+                true => &[
+                    "application/json-patch+json",
+                    "application/merge-patch+json",
+                    "application/apply-patch+yaml",
+                ],
                 false => ACCEPTED,
             })),
         }
     }
 
     /// Whether this is an apply, which may create.
-    pub fn is_apply(&self) -> bool {
+    pub(crate) fn is_apply(&self) -> bool {
         matches!(self, Self::Apply(_))
     }
 
@@ -70,7 +74,7 @@ impl Patch {
     ///
     /// # Errors
     /// 400, 422.
-    pub fn result(
+    pub(crate) fn result(
         &self,
         kind: &Kind,
         served: &Served,
@@ -118,7 +122,11 @@ pub(crate) fn check_applied(kind: &Kind, served: &Served, value: &Value) -> Resu
             "",
             "",
             "",
-            vec![Cause::new("FieldValueRequired", field, "Required value: must be set in an applied configuration")],
+            vec![Cause::new(
+                "FieldValueRequired",
+                field,
+                "Required value: must be set in an applied configuration",
+            )],
         )
     };
     if text("apiVersion").is_empty() {
@@ -136,7 +144,10 @@ pub(crate) fn check_applied(kind: &Kind, served: &Served, value: &Value) -> Resu
             served.api_version()
         )));
     }
-    if value.pointer("/metadata/managedFields").is_some_and(|f| f.as_array().is_some_and(|f| !f.is_empty())) {
+    if value
+        .pointer("/metadata/managedFields")
+        .is_some_and(|f| f.as_array().is_some_and(|f| !f.is_empty()))
+    {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     Ok(())

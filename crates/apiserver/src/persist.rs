@@ -192,7 +192,9 @@ fn write_behind(database: &Database, store: &Store, trouble: &Trouble, stop: &At
                     dirty.objects.len()
                 );
                 if state.as_ref().is_none() {
-                    tracing::warn!("state file: {why}; free space or fix the disk, it is tried again");
+                    tracing::warn!(
+                        "state file: {why}; free space or fix the disk, it is tried again"
+                    );
                 }
                 *state = Some(why);
                 drop(state);

@@ -73,7 +73,13 @@ fn container(pod: &Value, name: &str, asked: &str) -> Result<String, Status> {
 }
 
 /// Refuses what the kubelet would refuse, in its words.
-fn ready(pod: &Value, name: &str, container: &str, sub: &str, previous: bool) -> Result<(), Status> {
+fn ready(
+    pod: &Value,
+    name: &str,
+    container: &str,
+    sub: &str,
+    previous: bool,
+) -> Result<(), Status> {
     let state = ["containerStatuses", "initContainerStatuses"]
         .iter()
         .filter_map(|list| pod.pointer(&format!("/status/{list}")).and_then(Value::as_array))
@@ -98,7 +104,9 @@ fn ready(pod: &Value, name: &str, container: &str, sub: &str, previous: bool) ->
             };
             let message = waiting["message"].as_str().unwrap_or_default();
             let why = match reason {
-                "ErrImagePull" | "ImagePullBackOff" => "trying and failing to pull image".to_owned(),
+                "ErrImagePull" | "ImagePullBackOff" => {
+                    "trying and failing to pull image".to_owned()
+                }
                 "ContainerCreating" | "PodInitializing" => reason.to_owned(),
                 _ if message.is_empty() => reason.to_owned(),
                 _ => format!("{reason}: {message}"),
@@ -157,13 +165,14 @@ pub(crate) async fn pod(
 
     let path = if sub == "log" { "containerLogs" } else { sub };
     let rest = request.uri().query().unwrap_or_default();
-    let rest: Vec<&str> =
-        rest.split('&').filter(|pair| !pair.starts_with("container=")).collect();
+    let rest: Vec<&str> = rest.split('&').filter(|pair| !pair.starts_with("container=")).collect();
     let uri = format!("/{path}/{}/{name}/{container}?{}", place.namespace, rest.join("&"));
     let uri: Uri = uri.parse().map_err(Status::internal)?;
     let mut outgoing = Request::builder().method("GET").uri(uri).header(HOST, "localhost");
     for (key, value) in request.headers() {
-        if upgrade.is_some() && (key == CONNECTION || key == UPGRADE || key.as_str().starts_with("sec-websocket-")) {
+        if upgrade.is_some()
+            && (key == CONNECTION || key == UPGRADE || key.as_str().starts_with("sec-websocket-"))
+        {
             outgoing = outgoing.header(key, value);
         }
     }
@@ -255,7 +264,8 @@ mod tests {
             ready(&waiting, "web", "a", "log", false).unwrap_err().message,
             "container \"a\" in pod \"web\" is waiting to start: ContainerCreating"
         );
-        let running = json!({"status": {"containerStatuses": [{"name": "a", "state": {"running": {}}}]}});
+        let running =
+            json!({"status": {"containerStatuses": [{"name": "a", "state": {"running": {}}}]}});
         assert_eq!(ready(&running, "web", "a", "exec", false), Ok(()));
     }
 }

@@ -20,11 +20,11 @@ use serde_json::{Map, Value};
 
 pub use delete::{DeleteOptions, Deleted, Propagation};
 
+use crate::defaults;
 use crate::kinds::{Kind, Kinds};
 use crate::status::{Cause, Status};
 use crate::store::{Key, Resource, Store, WriteError};
 use crate::validate::{self, Causes};
-use crate::defaults;
 
 /// Where an object is, or will be. `namespace` is empty for cluster-scoped kinds; `name` may be
 /// empty on create.
@@ -116,8 +116,13 @@ impl Registry {
     /// already in the store are served at once.
     pub fn new(store: Store, kinds: Kinds, service_cidrs: Vec<IpNet>) -> Self {
         let ledger = services::Ledger::new(&store, service_cidrs.clone());
-        let registry =
-            Self(Arc::new(Inner { store, kinds, services: ledger, service_cidrs, clock: Timestamp::now }));
+        let registry = Self(Arc::new(Inner {
+            store,
+            kinds,
+            services: ledger,
+            service_cidrs,
+            clock: Timestamp::now,
+        }));
         crate::crd::reconcile_all(&registry);
         registry
     }
@@ -276,7 +281,9 @@ impl Registry {
                     &kind.group,
                     &kind.plural,
                     &place.name,
-                    &format!("Precondition failed: UID in precondition: {is}, UID in object meta: {was}"),
+                    &format!(
+                        "Precondition failed: UID in precondition: {is}, UID in object meta: {was}"
+                    ),
                 ));
             }
             prepare::for_update(kind, part, &mut new, &old);

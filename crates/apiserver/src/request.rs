@@ -218,11 +218,19 @@ mod tests {
     fn paths_lead_where_they_should() {
         let pod = object("/api/v1/namespaces/default/pods/web/log");
         assert_eq!(
-            (pod.namespace.as_deref(), &*pod.resource, pod.name.as_deref(), pod.subresource.as_deref()),
+            (
+                pod.namespace.as_deref(),
+                &*pod.resource,
+                pod.name.as_deref(),
+                pod.subresource.as_deref()
+            ),
             (Some("default"), "pods", Some("web"), Some("log"))
         );
         let namespace = object("/api/v1/namespaces/default/finalize");
-        assert_eq!((&*namespace.resource, namespace.name.as_deref()), ("namespaces", Some("default")));
+        assert_eq!(
+            (&*namespace.resource, namespace.name.as_deref()),
+            ("namespaces", Some("default"))
+        );
         let all = object("/apis/apps/v1/deployments");
         assert_eq!((&*all.group, &*all.resource, all.namespace), ("apps", "deployments", None));
         assert!(object("/api/v1/watch/namespaces/x/pods").watch);

@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::auth::{Authenticator, Authority, AuthorityError, User};
 use crate::http::{App, Documents, Pages, handle};
 use crate::kinds::Kinds;
-use crate::persist::{Persistence, PersistError};
+use crate::persist::{PersistError, Persistence};
 use crate::proxy::PodStreams;
 use crate::registry::{Part, Registry, WriteOptions};
 use crate::status::Status;
@@ -139,7 +139,9 @@ impl Server {
             names.push(name.into());
         }
         let mut addresses = config.addresses;
-        for address in ["127.0.0.1", "::1", "172.30.0.1", "fd00:172:30::1", "10.96.0.1", "fd00:10:96::1"] {
+        for address in
+            ["127.0.0.1", "::1", "172.30.0.1", "fd00:172:30::1", "10.96.0.1", "fd00:10:96::1"]
+        {
             addresses.extend(address.parse::<IpAddr>().ok());
         }
         addresses.push(config.advertise.ip());

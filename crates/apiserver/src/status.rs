@@ -247,11 +247,7 @@ impl Status {
             format!("Too large resource version: {asked}, current: {current}"),
         );
         status.details = Some(Box::new(Details {
-            causes: vec![Cause::new(
-                "ResourceVersionTooLarge",
-                "",
-                "Too large resource version",
-            )],
+            causes: vec![Cause::new("ResourceVersionTooLarge", "", "Too large resource version")],
             retry_after_seconds: 1,
             ..Details::default()
         }));

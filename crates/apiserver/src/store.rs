@@ -199,9 +199,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Objects are JSON maps; puts the revision where it belongs.
 fn stamp(value: &mut Value, revision: u64) {
     if let Some(object) = value.as_object_mut() {
-        let metadata = object
-            .entry("metadata")
-            .or_insert_with(|| Value::Object(serde_json::Map::new()));
+        let metadata =
+            object.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
         if let Some(metadata) = metadata.as_object_mut() {
             metadata.insert("resourceVersion".into(), Value::String(revision.to_string()));
         }
@@ -230,11 +229,7 @@ impl Store {
         for (key, value) in objects {
             let at = revision_of(&value).unwrap_or(revision);
             let shelf = shelves.entry(key.resource).or_insert_with(|| Shelf::new(revision));
-            shelf
-                .objects
-                .entry(key.namespace)
-                .or_default()
-                .insert(key.name, (at, Arc::new(value)));
+            shelf.objects.entry(key.namespace).or_default().insert(key.name, (at, Arc::new(value)));
         }
         Self(Arc::new(Inner {
             state: RwLock::new(State { revision, shelves }),
@@ -344,8 +339,7 @@ impl Store {
         let mut state = self.write();
         let revision = state.revision + 1;
         let start = self.0.start;
-        let shelf =
-            state.shelves.entry(key.resource.clone()).or_insert_with(|| Shelf::new(start));
+        let shelf = state.shelves.entry(key.resource.clone()).or_insert_with(|| Shelf::new(start));
         let current = shelf.get(&key.namespace, &key.name).cloned();
         let next = decide(current.as_ref().map(|(at, _)| *at))?;
         let previous = current.as_ref().map(|(_, value)| value.clone());

@@ -61,8 +61,9 @@ pub(crate) fn collection(
     let (form, _) = accept_form(&asked.headers)?;
     let mut selection = Selection::read(query, &resource.kind, &resource.served)?;
     if let Some(name) = &resource.target.name {
-        selection.fields = crate::request::selector::Fields::parse(&format!("metadata.name={name}"))
-            .map_err(|error| Status::bad_request(error.to_string()))?;
+        selection.fields =
+            crate::request::selector::Fields::parse(&format!("metadata.name={name}"))
+                .map_err(|error| Status::bad_request(error.to_string()))?;
     }
     let initial = initial_events(query)?;
     let bookmarks = query.flag("allowWatchBookmarks");
@@ -79,7 +80,9 @@ pub(crate) fn collection(
     let from = match query.get("resourceVersion") {
         "" | "0" => None,
         text => Some(text.parse::<u64>().map_err(|_| {
-            Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
+            Status::bad_request(format!(
+                "resourceVersion: Invalid value: {text:?}: must be a number"
+            ))
         })?),
     };
     let (listing, watch) = match from {
@@ -190,7 +193,13 @@ fn write_line(kind: &str, object: &Value) -> Bytes {
 }
 
 /// The line of an object in a form that does not depend on the watcher.
-fn plain_line(change: &str, form: Form, kind: &Kind, served: &Served, object: &Arc<Value>) -> Bytes {
+fn plain_line(
+    change: &str,
+    form: Form,
+    kind: &Kind,
+    served: &Served,
+    object: &Arc<Value>,
+) -> Bytes {
     match form {
         Form::Metadata => write_line(change, &partial(object)),
         _ => write_line(change, &present(kind, served, object)),

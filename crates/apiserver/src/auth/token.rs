@@ -55,7 +55,8 @@ pub fn verify(authority: &Authority, token: &str, now: Timestamp) -> Option<Clai
     let (signed, signature) = token.rsplit_once('.')?;
     let (_, body) = signed.split_once('.')?;
     let signature = der_signature(&BASE64.decode(signature).ok()?)?;
-    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let algorithms =
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let key = authority.key().der_bytes();
     let genuine = algorithms.all.iter().any(|algorithm| {
         algorithm.public_key_alg_id() == rustls::pki_types::alg_id::ECDSA_P256
@@ -126,8 +127,7 @@ mod tests {
     #[test]
     fn a_token_is_good_until_it_expires_and_only_here() {
         let authority = Authority::generate().unwrap();
-        let claims =
-            Claims { namespace: "default".into(), name: "web".into(), uid: "u-1".into() };
+        let claims = Claims { namespace: "default".into(), name: "web".into(), uid: "u-1".into() };
         let now = Timestamp::UNIX_EPOCH;
         let expires = now + SignedDuration::from_hours(1);
         // Signatures differ each time, leading zeros and high bits included.
@@ -141,8 +141,7 @@ mod tests {
         let token = issue(&authority, &claims, &[], now, expires).unwrap();
         assert_eq!(verify(&Authority::generate().unwrap(), &token, now), None);
         assert_eq!(verify(&authority, "a.b.c", now), None);
-        let again =
-            Authority::from_pem(authority.certificate_pem(), &authority.key_pem()).unwrap();
+        let again = Authority::from_pem(authority.certificate_pem(), &authority.key_pem()).unwrap();
         assert_eq!(verify(&again, &token, now), Some(claims));
     }
 }

@@ -49,11 +49,12 @@ pub(super) fn open(app: &App, steps: &[&str], query: &Query) -> Option<Response<
 /// Trouble with persistence shows, but does not make the server unready: nothing in memory is
 /// lost, and an unready API would take the network's truth away.
 fn health(app: &App, what: &str, query: &Query) -> Response<Body> {
-    let trouble =
-        app.trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    let trouble = app.trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
     let text = match (query.has("verbose"), trouble) {
         (false, None) => "ok".to_owned(),
-        (true, None) => format!("[+]ping ok\n[+]store ok\n[+]persistence ok\n{what} check passed\n"),
+        (true, None) => {
+            format!("[+]ping ok\n[+]store ok\n[+]persistence ok\n{what} check passed\n")
+        }
         (_, Some(why)) => format!(
             "[+]ping ok\n[+]store ok\n[!]persistence degraded: {why}\n{what} check passed\n"
         ),
@@ -62,13 +63,10 @@ fn health(app: &App, what: &str, query: &Query) -> Response<Body> {
 }
 
 /// Documents for authenticated users.
-pub(super) fn documents(
-    app: &App,
-    asked: &Asked,
-    route: &Route,
-) -> Result<Response<Body>, Status> {
+pub(super) fn documents(app: &App, asked: &Asked, route: &Route) -> Result<Response<Body>, Status> {
     let kinds = app.registry.kinds();
-    let header = asked.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let header =
+        asked.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let answer = |value: &Value| respond(200, value, Syntax::Json);
     let found = match route {
         Route::CoreVersions | Route::Groups => {

@@ -28,9 +28,8 @@ pub(crate) struct Selection {
 impl Selection {
     /// From `labelSelector` and `fieldSelector`, checked against the kind.
     pub(crate) fn read(query: &Query, kind: &Kind, served: &Served) -> Result<Self, Status> {
-        let bad = |error: crate::request::selector::SelectorError| {
-            Status::bad_request(error.to_string())
-        };
+        let bad =
+            |error: crate::request::selector::SelectorError| Status::bad_request(error.to_string());
         let labels = Labels::parse(query.get("labelSelector")).map_err(bad)?;
         let fields = Fields::parse(query.get("fieldSelector")).map_err(bad)?;
         for name in fields.names() {
@@ -164,7 +163,11 @@ pub(super) fn object(
 }
 
 /// The scale of an object.
-pub(super) fn scale(app: &App, asked: &Asked, resource: &Resource) -> Result<Response<Body>, Status> {
+pub(super) fn scale(
+    app: &App,
+    asked: &Asked,
+    resource: &Resource,
+) -> Result<Response<Body>, Status> {
     let place = resource.place();
     let object = app.registry.get(&place)?;
     let scale =
@@ -237,7 +240,11 @@ fn check_match(query: &Query) -> Result<(), Status> {
             "meta.k8s.io",
             "ListOptions",
             "",
-            vec![Cause::new("FieldValueForbidden", "resourceVersionMatch", format!("Forbidden: {why}"))],
+            vec![Cause::new(
+                "FieldValueForbidden",
+                "resourceVersionMatch",
+                format!("Forbidden: {why}"),
+            )],
         )
     };
     match query.get("resourceVersionMatch") {
@@ -248,9 +255,9 @@ fn check_match(query: &Query) -> Result<(), Status> {
         "Exact" | "NotOlderThan" if query.has("continue") => {
             Err(forbidden("resourceVersionMatch is forbidden when continue is provided"))
         }
-        "Exact" if query.get("resourceVersion") == "0" => Err(forbidden(
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
+        "Exact" if query.get("resourceVersion") == "0" => {
+            Err(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
+        }
         "Exact" | "NotOlderThan" => Ok(()),
         other => Err(Status::invalid(
             "meta.k8s.io",

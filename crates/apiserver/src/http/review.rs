@@ -27,7 +27,8 @@ pub(super) async fn ask(
         parse(&media, &bytes, &resource.kind.kind)?.value
     };
     // This server has no authorizer: whoever is authenticated may do everything.
-    let allowed = json!({"allowed": true, "reason": "every authenticated user may do everything here"});
+    let allowed =
+        json!({"allowed": true, "reason": "every authenticated user may do everything here"});
     let status = match resource.kind.kind.as_str() {
         "SelfSubjectReview" => json!({"userInfo": user.to_json()}),
         "SelfSubjectAccessReview" | "SubjectAccessReview" => allowed,
@@ -73,8 +74,7 @@ pub(super) async fn token(
     let bytes = read_body(asked.request).await?;
     let mut body =
         if bytes.is_empty() { json!({}) } else { parse(&media, &bytes, "TokenRequest")?.value };
-    let seconds =
-        body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
+    let seconds = body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
     if !(600..=1 << 32).contains(&seconds) {
         return Err(Status::invalid(
             "authentication.k8s.io",
@@ -83,7 +83,9 @@ pub(super) async fn token(
             vec![crate::status::Cause::new(
                 "FieldValueInvalid",
                 "spec.expirationSeconds",
-                format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes"),
+                format!(
+                    "Invalid value: {seconds}: may not specify a duration less than 10 minutes"
+                ),
             )],
         ));
     }

@@ -310,7 +310,8 @@ pub(super) async fn patch(
     if let Patch::Apply(applied) = &patch {
         // The configuration itself is what must be strict; the result holds others' fields too.
         let mut warnings = decode(resource, applied.clone(), manner.validation, false)?.1;
-        let outcome = change(app, resource, &manner, &patch, sub, schema.as_ref(), &mut Vec::new())?;
+        let outcome =
+            change(app, resource, &manner, &patch, sub, schema.as_ref(), &mut Vec::new())?;
         warnings.dedup();
         return written(app, &asked.query, resource, &manner, warnings, outcome);
     }
@@ -447,11 +448,8 @@ fn delete_options(
     media: &str,
     bytes: &Bytes,
 ) -> Result<DeleteOptions, Status> {
-    let mut body = if bytes.is_empty() {
-        json!({})
-    } else {
-        parse(media, bytes, "DeleteOptions")?.value
-    };
+    let mut body =
+        if bytes.is_empty() { json!({}) } else { parse(media, bytes, "DeleteOptions")?.value };
     if let Some(seconds) = query.number("gracePeriodSeconds")? {
         body["gracePeriodSeconds"] = seconds.into();
     }

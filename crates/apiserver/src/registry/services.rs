@@ -58,8 +58,7 @@ impl Claim<'_> {
         dry_run: bool,
     ) -> Result<(), Status> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        allocate::service(state, new, old, dry_run)
-            .map_err(|causes| invalid(kind, new, causes))?;
+        allocate::service(state, new, old, dry_run).map_err(|causes| invalid(kind, new, causes))?;
         if !dry_run {
             self.undo = Some((new.clone(), old.cloned()));
         }

@@ -155,7 +155,8 @@ impl Registry {
             if !new["status"].is_object() {
                 new["status"] = json!({});
             }
-            let mut conditions = new["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let mut conditions =
+                new["status"]["conditions"].as_array().cloned().unwrap_or_default();
             conditions.retain(|condition| condition["type"] != "PodScheduled");
             conditions.push(json!({
                 "type": "PodScheduled", "status": "True",
@@ -173,8 +174,7 @@ impl Registry {
     /// As [`delete`](Self::delete).
     pub fn evict(&self, place: &Place, eviction: &Value) -> Result<Arc<Value>, Status> {
         let none = json!({});
-        let options =
-            DeleteOptions::from_json(eviction.get("deleteOptions").unwrap_or(&none))?;
+        let options = DeleteOptions::from_json(eviction.get("deleteOptions").unwrap_or(&none))?;
         Ok(self.delete(place, &options)?.object)
     }
 }

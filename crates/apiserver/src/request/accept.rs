@@ -47,8 +47,7 @@ fn media(header: &str) -> Vec<Media<'_>> {
         .map(|part| {
             let mut pieces = part.split(';').map(str::trim);
             let kind = pieces.next().unwrap_or_default();
-            let parameters: Vec<_> =
-                pieces.filter_map(|piece| piece.split_once('=')).collect();
+            let parameters: Vec<_> = pieces.filter_map(|piece| piece.split_once('=')).collect();
             let media = Media { kind, parameters };
             (media.get("q").parse().unwrap_or(1.0), media)
         })

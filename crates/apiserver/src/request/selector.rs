@@ -451,7 +451,9 @@ mod tests {
             let labels = Labels::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(labels.matches(&object()), expected, "{text}");
         }
-        for text in ["app in web", "app=web,", ",", "a b", "=x", "a in (b", "n>x", "-a", "a=b c", "x=y=z"] {
+        for text in
+            ["app in web", "app=web,", ",", "a b", "=x", "a in (b", "n>x", "-a", "a=b c", "x=y=z"]
+        {
             assert!(Labels::parse(text).is_err(), "{text} must not parse");
         }
     }

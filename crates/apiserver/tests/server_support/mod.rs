@@ -63,7 +63,9 @@ impl TestServer {
         let data = |pem: &str| base64_of(pem.as_bytes());
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\nclusters: [{{name: test, cluster: {{server: 'https://{address}', certificate-authority-data: {}}}}}]\nusers: [{{name: test, user: {{client-certificate-data: {}, client-key-data: {}}}}}]\ncontexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n",
-            data(&authority_pem), data(&client.certificate_pem), data(&client.key_pem)
+            data(&authority_pem),
+            data(&client.certificate_pem),
+            data(&client.key_pem)
         );
         std::fs::write(&kubeconfig, text).expect("a kubeconfig");
         Self {
@@ -117,7 +119,12 @@ pub struct Printed {
 impl Printed {
     #[track_caller]
     pub fn has(self, wanted: &str) -> Self {
-        assert!(self.text.contains(wanted), "{}\nlacks {wanted:?} in:\n{}", self.command, self.text);
+        assert!(
+            self.text.contains(wanted),
+            "{}\nlacks {wanted:?} in:\n{}",
+            self.command,
+            self.text
+        );
         self
     }
 
@@ -192,15 +199,20 @@ impl Kubectl {
             stdin.write_all(input.as_bytes()).expect("kubectl reads");
         }
         let Output { status, stdout, stderr } = child.wait_with_output().expect("kubectl ends");
-        let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-        (status.success(), Printed { command: format!("{} {}", self.program, args.join(" ")), text })
+        let text =
+            String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+        (
+            status.success(),
+            Printed { command: format!("{} {}", self.program, args.join(" ")), text },
+        )
     }
 
     /// `None`, with a word, if this kubectl is not installed; CI must have it.
     pub fn try_run(&self, args: &[&str]) -> Option<String> {
         if self.command(args).spawn().is_err() {
             println!("SKIP: {} is not installed", self.program);
-            let required = ["CI", "FAIRWAY_REQUIRE_ALL"].iter().any(|v| std::env::var_os(v).is_some());
+            let required =
+                ["CI", "FAIRWAY_REQUIRE_ALL"].iter().any(|v| std::env::var_os(v).is_some());
             assert!(!required || self.program != "kubectl", "kubectl is required");
             return None;
         }
