@@ -21,11 +21,8 @@ pub fn diff(desired: &Table, actual: Option<&Table>) -> Transaction {
     let add_table = Op::AddTable { comment: desired.comment.clone(), dormant: desired.dormant };
     let empty = Table::new(desired.family, desired.name.clone());
     let actual = match actual {
-        // The kernel never changes a table's comment.
-        Some(actual) if actual.comment == desired.comment => {
-            if actual.dormant != desired.dormant {
-                transaction.push(add_table);
-            }
+        // The kernel never changes a table's comment, and takes no base chains in the transaction that wakes a table.
+        Some(actual) if actual.comment == desired.comment && actual.dormant == desired.dormant => {
             actual
         }
         Some(_) => {

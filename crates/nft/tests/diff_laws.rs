@@ -1,5 +1,6 @@
 //! What a diff must be, whatever the tables: applying it gives what was wanted, and then nothing is left to do.
 
+mod netns;
 mod program;
 
 use nft::{
@@ -258,4 +259,42 @@ fn a_set_declared_anew_takes_its_rules_with_it() {
     let after = double.list(table.family, &table.name).unwrap().unwrap();
     assert!(diff(&changed, Some(&after)).is_empty());
     assert_eq!(after.sets["affine4-0"].spec.size, Some(1000));
+}
+
+/// The laws again, on the real kernel; and the double must have foretold every listing.
+#[test]
+fn the_kernel_keeps_the_laws_too() {
+    netns::in_namespace(|| {
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+            cases: 60,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        let kernel = std::cell::RefCell::new(nft::kernel::Netlink::open().unwrap());
+        let name = name("t");
+        runner
+            .run(&table(), |wanted| {
+                let mut kernel = kernel.borrow_mut();
+                let listed = kernel.list(Family::Inet, &name).unwrap();
+                let step = diff(&wanted, listed.as_ref());
+                let mut double = Double::new();
+                if let Some(listed) = &listed {
+                    double = holding(listed);
+                }
+                if let Err(error) = kernel.commit(&step) {
+                    prop_assert!(false, "{error}\nwanted:\n{wanted}\nstep:\n{step}");
+                }
+                double.commit(&step).unwrap();
+                let after = kernel.list(Family::Inet, &name).unwrap().unwrap();
+                let again = diff(&wanted, Some(&after));
+                prop_assert!(
+                    again.is_empty(),
+                    "wanted:\n{wanted}\nstep:\n{step}\nstill to do:\n{again}"
+                );
+                let foretold = double.list(Family::Inet, &name).unwrap().unwrap();
+                prop_assert_eq!(after.to_string(), foretold.to_string());
+                Ok(())
+            })
+            .unwrap();
+    });
 }

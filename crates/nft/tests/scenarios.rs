@@ -350,6 +350,15 @@ fn scenarios() -> Vec<Scenario> {
             vec![
                 (vec![table(), base("pre", HookKind::Nat, HookPoint::Prerouting, -100)], Ok(())),
                 (
+                    vec![base("pre", HookKind::Nat, HookPoint::Output, -100)],
+                    refused(0, libc::EOPNOTSUPP),
+                ),
+                (
+                    vec![base("pre", HookKind::Filter, HookPoint::Prerouting, -100)],
+                    refused(0, libc::EEXIST),
+                ),
+                (vec![chain("pre")], Ok(())),
+                (
                     vec![base("pre", HookKind::Nat, HookPoint::Prerouting, -99)],
                     refused(0, libc::EOPNOTSUPP),
                 ),
@@ -466,6 +475,7 @@ fn scenarios() -> Vec<Scenario> {
                     vec![rule("a", vec![Statement::vmap(vec![Selector::IpDaddr], name("vm"))])],
                     refused(0, libc::ENODATA),
                 ),
+                (vec![rule("a", vec![Statement::in_set(key4(), name("vm"))])], Ok(())),
                 (
                     vec![rule("a", vec![Statement::vmap(vec![Selector::IpDaddr], name("plain"))])],
                     refused(0, libc::EINVAL),
@@ -530,6 +540,22 @@ fn scenarios() -> Vec<Scenario> {
                     vec![add(&plain(), vec![Element::key(ip([1, 0, 0, 2]))])],
                     refused(0, libc::EBUSY),
                 ),
+            ],
+        ),
+        one(
+            "a table switched off and on",
+            vec![
+                (
+                    vec![table(), chain("a"), base("in", HookKind::Filter, HookPoint::Input, 0)],
+                    Ok(()),
+                ),
+                (vec![Op::AddTable { comment: None, dormant: true }], Ok(())),
+                (vec![base("out", HookKind::Filter, HookPoint::Output, 0)], Ok(())),
+                (
+                    vec![table(), base("through", HookKind::Filter, HookPoint::Forward, 0)],
+                    refused(1, libc::EINVAL),
+                ),
+                (vec![table(), chain("b")], Ok(())),
             ],
         ),
         one(

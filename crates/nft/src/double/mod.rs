@@ -2,7 +2,7 @@
 //!
 //! What it models was read off the real one; `tests/scenarios.rs` runs one suite over both.
 
-pub mod evaluate;
+pub(crate) mod evaluate;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -81,7 +81,12 @@ impl Double {
         check_each: bool,
     ) -> Result<Option<Table>, (Option<usize>, Refusal)> {
         let key = (transaction.family, transaction.table.clone());
-        let mut state = State { table: self.tables.get(&key).cloned(), family: key.0, name: key.1 };
+        let mut state = State {
+            table: self.tables.get(&key).cloned(),
+            family: key.0,
+            name: key.1,
+            switched: false,
+        };
         for (index, op) in transaction.ops.iter().enumerate() {
             state.apply(op).map_err(|refusal| (Some(index), refusal))?;
             let can_break =
@@ -150,6 +155,8 @@ struct State {
     table: Option<Table>,
     family: Family,
     name: Name,
+    /// Whether the transaction switched the table on or off.
+    switched: bool,
 }
 
 fn refuse<T>(errno: i32) -> Result<T, Refusal> {
@@ -164,7 +171,10 @@ impl State {
     fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddTable { comment, dormant } => match &mut self.table {
-                Some(table) => table.dormant = *dormant,
+                Some(table) => {
+                    self.switched |= table.dormant != *dormant;
+                    table.dormant = *dormant;
+                }
                 None => {
                     let mut table = Table::new(self.family, self.name.clone());
                     table.comment.clone_from(comment);
@@ -225,6 +235,7 @@ impl State {
         hook: Option<&Hook>,
         comment: Option<String>,
     ) -> Result<(), Refusal> {
+        let switched = self.switched;
         let table = self.table()?;
         if let Some(chain) = table.chains.get_mut(name) {
             let Some(hook) = hook else { return Ok(()) };
@@ -234,10 +245,14 @@ impl State {
                     old.policy = hook.policy;
                     Ok(())
                 }
+                Some(old) if old.kind != hook.kind => refuse(libc::EEXIST),
                 _ => refuse(libc::EOPNOTSUPP),
             };
         }
         if let Some(hook) = hook {
+            if switched {
+                return refuse(libc::EINVAL);
+            }
             let fits = match hook.kind {
                 HookKind::Filter => true,
                 HookKind::Nat => hook.point != HookPoint::Forward,

@@ -101,17 +101,11 @@ fn read(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<Tabl
     let mut anonymous = HashMap::new();
     let mut key_lens = HashMap::new();
     for set in sets {
-        let mut reader = ElementReader::new(&set.spec);
-        if !set.foreign {
-            let request = |w: &mut Writer| {
-                w.string(1, name.as_str());
-                w.string(2, set.spec.name.as_str());
-            };
-            kernel.ask("elements", number::GETSETELEM, NLM_F_DUMP, family, request, |message| {
-                reader.read(message.attributes());
-            })?;
-        }
-        let elements = reader.finish();
+        let elements = if set.foreign {
+            Elements::new(&set.spec)
+        } else {
+            read_elements(kernel, family, name, &set)?
+        };
         if set.anonymous {
             anonymous.insert(set.spec.name.clone(), anonymous_set(&set, &elements));
         } else {
@@ -164,6 +158,44 @@ fn read(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<Tabl
         },
     )?;
     Ok(Some(table))
+}
+
+/// All elements of a set.
+///
+/// The kernel grows the hash table of a set in the background, after the commit that filled it, and a dump that meets it
+/// misses elements without a word and without a new generation. So they are counted, and collected again until all are
+/// there; a kernel that does not tell the number is asked until nothing new comes.
+fn read_elements(
+    kernel: &mut Netlink,
+    family: Family,
+    table: &Name,
+    set: &SetMessage,
+) -> Result<Elements, Stop> {
+    let mut reader = ElementReader::new(&set.spec);
+    let flags = &set.spec.flags;
+    let may_grow = !flags.interval && !flags.dynamic && !flags.timeout;
+    for _ in 0..ATTEMPTS {
+        let before = reader.len();
+        let request = |w: &mut Writer| {
+            w.string(1, table.as_str());
+            w.string(2, set.spec.name.as_str());
+        };
+        let mut messages = 0;
+        kernel.ask("elements", number::GETSETELEM, NLM_F_DUMP, family, request, |message| {
+            messages += 1;
+            reader.read(message.attributes());
+        })?;
+        let complete = match set.count {
+            _ if !may_grow => true,
+            Some(count) => reader.len() == count as usize,
+            None => messages < 2 || reader.len() == before,
+        };
+        if complete {
+            return Ok(reader.finish());
+        }
+        tracing::debug!(set = %set.spec.name, listed = reader.len(), count = set.count, "collecting elements again");
+    }
+    Err(Stop::Interrupted)
 }
 
 /// The contents of an anonymous set; `None` for what this crate would not write (ranges, maps to values).

@@ -126,6 +126,8 @@ pub(crate) struct SetMessage {
     /// Key length on the wire.
     pub(crate) key_len: usize,
     pub(crate) key_type: u32,
+    /// How many elements there are, where the kernel says (`NFTA_SET_COUNT`).
+    pub(crate) count: Option<u32>,
     /// A set this crate cannot hold: objects as data, keys or data of more than 40 bytes.
     pub(crate) foreign: bool,
 }
@@ -135,7 +137,7 @@ pub(crate) fn set(attributes: Attributes<'_>) -> Option<SetMessage> {
     let (mut flags, mut key_type, mut key_len, mut data_type, mut data_len) =
         (0, 0, 0_usize, 0, 0_usize);
     let (mut size, mut timeout, mut user) = (None, None, &[][..]);
-    let mut foreign = false;
+    let (mut foreign, mut count) = (false, None);
     for (kind, payload) in attributes {
         match kind {
             1 => table = Name::listed(text(payload)?),
@@ -152,6 +154,7 @@ pub(crate) fn set(attributes: Attributes<'_>) -> Option<SetMessage> {
             }
             11 => timeout = Some(Duration::from_millis(u64_be(payload)?)),
             13 => user = payload,
+            20 => count = u32_be(payload),
             // Garbage collection interval, object type, expressions per element.
             12 | 15 | 17 | 18 => foreign = true,
             _ => {}
@@ -203,6 +206,7 @@ pub(crate) fn set(attributes: Attributes<'_>) -> Option<SetMessage> {
         key_len,
         key_type,
         foreign,
+        count,
     })
 }
 
@@ -301,6 +305,11 @@ impl ElementReader {
         if let Err(error) = self.elements.insert(element) {
             tracing::debug!(%error, "an element listed in a shape its set does not have");
         }
+    }
+
+    /// How many elements were collected so far; of single-component ranges, none.
+    pub(crate) fn len(&self) -> usize {
+        self.elements.len()
     }
 
     pub(crate) fn finish(mut self) -> Elements {
