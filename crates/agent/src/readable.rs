@@ -1,0 +1,16 @@
+//! Netlink subscriptions as something the runtime can wait for.
+#![allow(unsafe_code, reason = "the runtime must be promised that a descriptor stays what it is")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a subscription with the runtime.
+pub(crate) fn readable<T: AsFd + AsRawFd>(subscription: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the subscriptions of `nft` and `link` own one socket from their making to their end: `as_raw_fd` gives the
+    // same open descriptor all the while, and AsyncFd owns the subscription.
+    unsafe { AsyncFd::register_with_interest(subscription, Interest::READABLE) }
+        .map_err(io::Error::from)
+}

@@ -1,0 +1,319 @@
+//! The services loop: facts → planner → one transaction → stale connections.
+
+mod kernel;
+mod merge;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use cluster::{EventWriter, Message};
+use model::{NodeFacts, NodeName, Report, SnapshotWriter};
+use service::{Config, Planner};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use crate::health::{BEAT, Health, Need};
+use crate::memory;
+use crate::metrics::Metrics;
+use crate::readable::readable;
+use crate::worker::Worker;
+
+pub(crate) use kernel::Sockets;
+
+/// How often the table is read back and compared even when nothing seems to have happened; up to a fifth more.
+const FULL_EVERY: Duration = Duration::from_secs(300);
+/// Waits after failures double between these.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+/// Latencies measured per transaction; a burst of more says nothing new.
+const STAMPS: usize = 4096;
+
+/// When a change arrived, and when it happened.
+type Stamp = (Instant, Option<SystemTime>);
+
+/// The loop's state.
+pub(crate) struct ServicesLoop {
+    writer: SnapshotWriter,
+    planner: Planner,
+    kernel: Worker<Sockets>,
+    foreign: AsyncFd<nft::kernel::Watch>,
+    inbox: mpsc::Receiver<Message>,
+    nodes: watch::Sender<Option<Vec<NodeFacts>>>,
+    nat: watch::Receiver<Option<nft::Table>>,
+    nat_dirty: bool,
+    /// The fabric's part of the table, as committed.
+    nat_applied: Option<nft::Table>,
+    events: EventWriter,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    stamps: Vec<Stamp>,
+    /// The table must be read back and compared whole, because …
+    full: Option<&'static str>,
+    next_full: tokio::time::Instant,
+    retry: Option<(tokio::time::Instant, Duration)>,
+}
+
+impl ServicesLoop {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the composition root hands every channel over once"
+    )]
+    pub(crate) fn new(
+        node: &str,
+        sockets: Sockets,
+        inbox: mpsc::Receiver<Message>,
+        nodes: watch::Sender<Option<Vec<NodeFacts>>>,
+        nat: watch::Receiver<Option<nft::Table>>,
+        events: EventWriter,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let foreign = readable(sockets.watch()?)?;
+        Ok(Self {
+            writer: SnapshotWriter::default(),
+            planner: Planner::new(NodeName::new(node), Config::default()),
+            kernel: Worker::start("nf-tables", sockets)?,
+            foreign,
+            inbox,
+            nodes,
+            nat,
+            nat_dirty: false,
+            nat_applied: None,
+            events,
+            health,
+            metrics,
+            stamps: Vec::new(),
+            full: Some("start"),
+            next_full: tokio::time::Instant::now() + FULL_EVERY,
+            retry: None,
+        })
+    }
+
+    /// Runs until a kernel thread or the watches end.
+    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            self.wait().await?;
+            while let Ok(message) = self.inbox.try_recv() {
+                self.absorb(message);
+            }
+            self.health.beat();
+            self.metrics.revision_wanted.set(self.writer.snapshot().revision() as i64);
+            if !self.writer.is_complete() || self.is_waiting_to_retry() {
+                continue;
+            }
+            self.health.met(Need::Lists);
+            let outcome = match self.full.take() {
+                Some(reason) => self.full_sync(reason).await?,
+                None if self.writer.has_change() || self.nat_dirty => self.update().await?,
+                None => continue,
+            };
+            self.settle(outcome);
+        }
+    }
+
+    /// Waits for anything to do.
+    async fn wait(&mut self) -> anyhow::Result<()> {
+        let beat = tokio::time::Instant::now() + BEAT;
+        let retry = self.retry.map_or(beat, |(at, _)| at.min(beat));
+        tokio::select! {
+            message = self.inbox.recv() => match message {
+                Some(message) => self.absorb(message),
+                None => anyhow::bail!("the watches of the API ended"),
+            },
+            ready = self.foreign.readable_mut() => {
+                let mut guard = ready?;
+                let change = guard.get_inner_mut().read()?;
+                guard.clear_ready();
+                if change != nft::kernel::Change::None {
+                    self.full = Some("changed by others");
+                }
+            }
+            changed = self.nat.changed() => {
+                // The fabric loop only ends with the agent.
+                changed?;
+                self.nat_dirty = true;
+            }
+            () = sleep_until(self.next_full) => {
+                self.next_full += FULL_EVERY;
+                self.full.get_or_insert("periodic");
+            }
+            () = sleep_until(retry) => {}
+        }
+        Ok(())
+    }
+
+    fn is_waiting_to_retry(&self) -> bool {
+        self.retry.is_some_and(|(at, _)| tokio::time::Instant::now() < at)
+    }
+
+    fn absorb(&mut self, message: Message) {
+        match message {
+            Message::Event { event, received, happened, reports } => {
+                self.report(reports);
+                let changed = self.writer.apply(event);
+                if changed && self.writer.is_complete() && self.stamps.len() < STAMPS {
+                    self.stamps.push((received, happened));
+                }
+            }
+            Message::Failed { kind, error } => {
+                self.metrics.failed("watch");
+                tracing::warn!(kind = kind.as_str(), error, "watching failed, trying again");
+            }
+        }
+    }
+
+    fn report(&self, reports: Vec<Report>) {
+        for report in reports {
+            tracing::debug!(object = %report.object, reason = report.reason, message = report.message, "report");
+            self.events.write(report);
+        }
+    }
+
+    /// The facts other parts of the agent and the metrics want.
+    fn publish(&mut self) {
+        let snapshot = self.writer.snapshot();
+        self.metrics.objects("service", snapshot.services().len());
+        self.metrics.objects("endpointslice", snapshot.slice_count());
+        self.metrics.objects("node", snapshot.nodes().len());
+    }
+
+    fn publish_nodes(&self) {
+        self.nodes.send_replace(Some(self.writer.snapshot().nodes().cloned().collect()));
+    }
+
+    /// Reads the table back and brings it to what it should be.
+    async fn full_sync(&mut self, reason: &'static str) -> anyhow::Result<Result<usize, String>> {
+        let started = Instant::now();
+        self.metrics.full_syncs.inc();
+        self.next_full = tokio::time::Instant::now() + FULL_EVERY + jitter(FULL_EVERY / 5);
+        let first = self.nat_applied.is_none() && reason == "start";
+        self.writer.take_change();
+        self.publish();
+        self.publish_nodes();
+        if first {
+            // The fabric's part is needed for a first commit without a gap, and never late: it has no outside to wait for.
+            drop(tokio::time::timeout(Duration::from_secs(2), self.nat.changed()).await);
+        }
+        let listed = match self.kernel.call(Sockets::list).await? {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.metrics.failed("list");
+                return Ok(Err(error.to_string()));
+            }
+        };
+        let revision = self.writer.snapshot().revision();
+        let plan = self.planner.full(self.writer.snapshot(), listed.as_ref());
+        let nat = self.nat.borrow_and_update().clone();
+        self.nat_dirty = false;
+        let desired = merge::tables(plan.table, nat.as_ref());
+        let transaction = nft::diff(&desired, listed.as_ref());
+        drop((desired, listed));
+        let operations = transaction.len();
+        if let Err(error) = self.kernel.call(move |sockets| sockets.commit(&transaction)).await? {
+            self.metrics.failed("commit");
+            return Ok(Err(error.to_string()));
+        }
+        self.nat_applied = nat;
+        self.report(plan.reports);
+        if reason == "changed by others" && operations > 0 {
+            self.metrics.foreign_repairs.inc();
+        }
+        self.metrics.revision_applied.set(revision as i64);
+        let spent = started.elapsed();
+        let (services, frontends) = self.planner.counts();
+        tracing::info!(reason, operations, services, frontends, ?spent, "table compared whole");
+        self.sweep().await?;
+        memory::trim();
+        Ok(Ok(operations))
+    }
+
+    /// Sends what changed.
+    async fn update(&mut self) -> anyhow::Result<Result<usize, String>> {
+        let change = self.writer.take_change();
+        self.publish();
+        if !change.nodes.is_empty() {
+            self.publish_nodes();
+        }
+        let revision = self.writer.snapshot().revision();
+        let delta = self.planner.update(self.writer.snapshot(), &change);
+        self.report(delta.reports);
+        let mut transaction = delta.transaction;
+        let nat = self.nat.borrow_and_update().clone();
+        self.nat_dirty = false;
+        merge::append(&mut transaction, nat.as_ref(), self.nat_applied.as_ref());
+        let operations = transaction.len();
+        let stale = delta.stale;
+        if operations > 0 {
+            let committed = self.kernel.call(move |sockets| sockets.commit(&transaction)).await?;
+            if let Err(error) = committed {
+                self.metrics.failed("commit");
+                // What the planner believes and what the kernel has differ now, stale connections included.
+                return Ok(Err(error.to_string()));
+            }
+        }
+        self.nat_applied = nat;
+        self.metrics.revision_applied.set(revision as i64);
+        tracing::debug!(operations, stale = stale.len(), "updated");
+        if !stale.is_empty() {
+            let outcome = self.kernel.call(move |sockets| sockets.delete_stale(&stale)).await?;
+            self.count_deleted(outcome);
+        }
+        Ok(Ok(operations))
+    }
+
+    /// Deletes tracked connections whose endpoint went away while nobody was looking.
+    async fn sweep(&mut self) -> anyhow::Result<()> {
+        let flows = match self.kernel.call(Sockets::flows).await? {
+            Ok(flows) => flows,
+            Err(error) => {
+                self.count_deleted(Err(error));
+                return Ok(());
+            }
+        };
+        let stale = kernel::stale_flows(flows, &self.planner);
+        if !stale.is_empty() {
+            let outcome = self.kernel.call(move |sockets| sockets.delete(&stale)).await?;
+            self.count_deleted(outcome);
+        }
+        Ok(())
+    }
+
+    fn count_deleted(&self, outcome: Result<usize, nft::conntrack::ConntrackError>) {
+        match outcome {
+            Ok(deleted) => drop(self.metrics.stale_flows.inc_by(deleted as u64)),
+            Err(error) => {
+                self.metrics.failed("conntrack");
+                tracing::warn!(%error, "stale connections were not deleted");
+            }
+        }
+    }
+
+    /// Books the outcome of a sync.
+    fn settle(&mut self, outcome: Result<usize, String>) {
+        match outcome {
+            Ok(operations) => {
+                self.metrics.committed(operations);
+                for (received, happened) in self.stamps.drain(..) {
+                    self.metrics.changed(received.elapsed(), happened);
+                }
+                self.retry = None;
+                self.health.met(Need::Table);
+                self.health.up_to_date();
+            }
+            Err(error) => {
+                let wait = self.retry.map_or(RETRY_FIRST, |(_, wait)| (wait * 2).min(RETRY_LAST));
+                tracing::warn!(error, retry = ?wait, "the table is behind, comparing it whole");
+                self.health.behind(&error);
+                self.full = Some("failure");
+                self.retry = Some((tokio::time::Instant::now() + wait + jitter(wait / 4), wait));
+            }
+        }
+    }
+}
+
+/// A random share of `most`.
+fn jitter(most: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    most.mul_f64((RandomState::new().hash_one(0) % 1000) as f64 / 1000.0)
+}

@@ -1,0 +1,109 @@
+//! The sockets of the kernel thread: nf_tables and connection tracking.
+
+use std::io;
+use std::net::SocketAddr;
+
+use model::{Family, Protocol};
+use nft::conntrack::{self, Conntrack, ConntrackError, Flow, Stale};
+use nft::kernel::{Netlink, Watch};
+use nft::{CommitError, Committed, Kernel as _, ListError, Name, Table, Transaction};
+use service::{Frontend, Planner, StaleFlow};
+
+/// IPS_DST_NAT: the connection was translated.
+const TRANSLATED: u32 = 32;
+
+/// Owned by the kernel thread.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    nft: Netlink,
+    conntrack: Conntrack,
+    table: Name,
+}
+
+impl Sockets {
+    /// Opens them in the calling thread's network namespace, and tries whether nf_tables is there.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        let mut sockets = Self {
+            nft: Netlink::open()?,
+            conntrack: Conntrack::open()?,
+            table: Name::new(service::TABLE)?,
+        };
+        sockets.list()?;
+        Ok(sockets)
+    }
+
+    /// Events about our table that are not our own doing.
+    pub(crate) fn watch(&self) -> io::Result<Watch> {
+        let mut watch = Watch::open(nft::Family::Inet, self.table.clone())?;
+        watch.ignore(self.nft.port());
+        Ok(watch)
+    }
+
+    pub(crate) fn list(&mut self) -> Result<Option<Table>, ListError> {
+        self.nft.list(nft::Family::Inet, &self.table)
+    }
+
+    pub(crate) fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
+        if transaction.is_empty() {
+            return Ok(Committed::default());
+        }
+        self.nft.commit(transaction)
+    }
+
+    pub(crate) fn flows(&mut self) -> Result<Vec<Flow>, ConntrackError> {
+        let mut flows = self.conntrack.list()?;
+        flows.retain(|flow| {
+            matches!(
+                Protocol::from_number(flow.original.protocol),
+                Some(Protocol::Udp | Protocol::Sctp)
+            )
+        });
+        Ok(flows)
+    }
+
+    pub(crate) fn delete(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError> {
+        self.conntrack.delete(flows)
+    }
+
+    pub(crate) fn delete_stale(&mut self, stale: &[StaleFlow]) -> Result<usize, ConntrackError> {
+        let mut deleted = 0;
+        for one in stale {
+            let address = match one.frontend {
+                Frontend::Address { address, .. } => Some(address),
+                Frontend::NodePort { .. } => None,
+            };
+            let frontend = conntrack::Frontend {
+                protocol: one.frontend.protocol().number(),
+                address,
+                port: one.frontend.port(),
+            };
+            let which = one.endpoint.map_or(Stale::All, Stale::To);
+            deleted += self.conntrack.delete_stale(frontend, which)?;
+        }
+        Ok(deleted)
+    }
+}
+
+/// The connections that were translated to an endpoint their frontend no longer has, and those to a frontend that came
+/// before it could translate.
+pub(super) fn stale_flows(flows: Vec<Flow>, planner: &Planner) -> Vec<Flow> {
+    let is_stale = |flow: &Flow| {
+        let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return false };
+        let (address, port) = (flow.original.destination, flow.original.destination_port);
+        let by_address = Frontend::Address { address, protocol, port };
+        let by_port = Frontend::NodePort { family: Family::of(address), protocol, port };
+        let translated = flow.status & TRANSLATED != 0;
+        let endpoints = match planner.endpoints_of(&by_address) {
+            Some(endpoints) => endpoints,
+            // Without a translation nothing says that the address was this node's.
+            None if translated => match planner.endpoints_of(&by_port) {
+                Some(endpoints) => endpoints,
+                None => return false,
+            },
+            None => return false,
+        };
+        let reply = SocketAddr::new(flow.reply.source, flow.reply.source_port);
+        if translated { !endpoints.contains(&reply) } else { !endpoints.is_empty() }
+    };
+    flows.into_iter().filter(is_stale).collect()
+}
