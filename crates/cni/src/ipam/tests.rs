@@ -130,11 +130,11 @@ fn files_are_those_of_host_local() {
     write("10.0.0.6", "");
     let next = scratch.store().reserve(&sets, &owner(4), &[], true).unwrap();
     assert_eq!(next[0], ip("10.0.0.7"));
-    for n in 5..252 {
+    for n in 5..254 {
         scratch.store().reserve(&sets[..1], &owner(n), &[], true).unwrap();
     }
-    assert_eq!(read("10.0.0.6"), "c251\r\neth0");
-    let full = scratch.store().reserve(&sets[..1], &owner(252), &[], true);
+    assert_eq!(read("10.0.0.6"), "c253\r\neth0");
+    let full = scratch.store().reserve(&sets[..1], &owner(254), &[], true);
     assert!(matches!(full, Err(IpamError::Exhausted { taken: 253, .. })));
 }
 
