@@ -27,7 +27,7 @@ pub(crate) fn raise(
     let mut rule = Rule { statements: raising.out, comment: comment.clone() };
     if known.is_some() && says(&rule) {
         // `ip daddr` already says "it is IPv4": leave out what is implied, as `nft list` does.
-        while let Some(shorter) = without_implied(&rule, &says) {
+        while let Some(shorter) = without_implied(&rule, says) {
             rule = shorter;
         }
         return rule;

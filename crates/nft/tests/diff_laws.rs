@@ -1,4 +1,9 @@
 //! What a diff must be, whatever the tables: applying it gives what was wanted, and then nothing is left to do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
 
 mod netns;
 mod program;

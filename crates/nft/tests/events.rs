@@ -1,4 +1,9 @@
 //! Foreign changes are noticed, our own are not; foreign edits of rules are differences.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
 
 mod netns;
 mod program;

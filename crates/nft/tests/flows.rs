@@ -1,4 +1,9 @@
 //! Conntrack with real UDP packets: after the flow is deleted, the same client reaches the new endpoint at once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
 
 mod netns;
 mod program;

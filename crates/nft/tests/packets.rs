@@ -1,4 +1,9 @@
 //! What the evaluator says about packets, on the data plane's own rules.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
 
 mod program;
 

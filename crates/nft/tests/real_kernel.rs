@@ -1,4 +1,9 @@
 //! The netlink and the text form against the real kernel and the real `nft`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
 
 mod netns;
 mod program;

@@ -1,5 +1,10 @@
 //! One suite over the real kernel and the double: the same transactions must succeed or fail with the same errno at the
 //! same operation, and leave the same table behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says what it skips"
+)]
 
 mod netns;
 mod program;

@@ -25,7 +25,7 @@ pub struct Double {
 }
 
 /// Why an operation is refused: errno, and the element it was about.
-type Refusal = (i32, Option<Element>);
+type Refusal = (i32, Option<Box<Element>>);
 
 impl Double {
     /// No tables.
@@ -134,7 +134,7 @@ impl Kernel for Double {
                 self.tables.remove(&key);
             }
             Err((Some(op), (errno, element))) => {
-                let first = Refused::new(transaction, op, element, errno, None);
+                let first = Refused::new(transaction, op, element.map(|it| *it), errno, None);
                 return Err(CommitError::Refused {
                     table: transaction.table.to_string(),
                     first,
@@ -208,13 +208,14 @@ impl State {
                 self.set(&set.name)?;
                 for element in elements {
                     self.add_element(&set.name, element)
-                        .map_err(|errno| (errno, Some(element.clone())))?;
+                        .map_err(|errno| (errno, Some(Box::new(element.clone()))))?;
                 }
             }
             Op::DeleteElements { set, elements } => {
                 let set = self.set(&set.name)?;
                 for element in elements {
-                    delete_element(set, element).map_err(|errno| (errno, Some(element.clone())))?;
+                    delete_element(set, element)
+                        .map_err(|errno| (errno, Some(Box::new(element.clone()))))?;
                 }
             }
         }

@@ -315,7 +315,7 @@ impl ElementReader {
     pub(crate) fn finish(mut self) -> Elements {
         if let Some(mut bounds) = self.bounds.take() {
             // An end sorts before a start of the same key: neighbours touch.
-            bounds.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+            bounds.sort_by_key(|(key, is_start, _)| (*key, *is_start));
             let mut open: Option<Element> = None;
             for (key, is_start, element) in bounds {
                 if let Some(start) = open.take() {

@@ -52,7 +52,7 @@ impl<'a> Iterator for Triples<'a> {
     }
 }
 
-fn find<'a>(bytes: &'a [u8], kind: u8) -> Option<&'a [u8]> {
+fn find(bytes: &[u8], kind: u8) -> Option<&[u8]> {
     Triples(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
