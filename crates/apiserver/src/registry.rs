@@ -197,9 +197,7 @@ impl Registry {
                 set_meta(&mut object, "name", identity::generate_name(&prefix).into());
             }
             self.begin(kind, &mut object);
-            prepare::for_create(kind, &mut object);
             default(kind, &mut object);
-            admission::mutate(kind, &mut object);
             defaults::for_create(kind, &mut object);
             let name = text(&object, "name").to_owned();
             let mut claim = self.0.services.open(kind);

@@ -1,6 +1,7 @@
 //! What a request asks for: path, verb, parameters and accepted form, parsed once.
 
 pub mod accept;
+pub mod protobuf;
 pub mod selector;
 
 use crate::status::Status;

@@ -372,7 +372,7 @@ fn the_api_itself_is_a_service() {
             code(maps.create(&PostParams::default(), &huge).await.unwrap_err());
         assert_eq!((status, &*message), (413, "Request entity too large: limit is 3145728"));
         let protobuf = http::Request::post("/api/v1/namespaces/default/configmaps")
-            .header("content-type", "application/vnd.kubernetes.protobuf")
+            .header("content-type", "application/cbor")
             .body(vec![0])
             .unwrap();
         assert_eq!(code(client.request_text(protobuf).await.unwrap_err()).0, 415);

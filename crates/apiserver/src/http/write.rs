@@ -20,6 +20,7 @@ use crate::registry::{
     DeleteOptions, Deleted, Part, Place, Registry, WriteOptions, Written, identity, text,
 };
 use crate::request::accept::{Form, Syntax};
+use crate::request::protobuf;
 use crate::schema::body::{self, Body as Read};
 use crate::schema::decode::{DecodeError, FieldValidation};
 use crate::status::{self, Cause, Status};
@@ -85,11 +86,16 @@ fn media(request: &Request<Incoming>) -> String {
         .to_owned()
 }
 
-/// Reads a JSON or YAML body.
+/// Reads a JSON, YAML or protobuf body.
 pub(super) fn parse(media: &str, bytes: &[u8], kind: &str) -> Result<Read, Status> {
     let read = match media.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" | "text/json" | "*/*" => body::json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => body::yaml(bytes),
+        protobuf::MEDIA => {
+            return protobuf::read(bytes)
+                .map(|value| Read { value, duplicates: Vec::new() })
+                .map_err(|error| Status::bad_request(error.to_string()));
+        }
         _ => {
             return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
         }

@@ -1,4 +1,5 @@
-//! What a write may touch: upstream's `PrepareForCreate` and `PrepareForUpdate`, as data.
+//! What a write to an existing object may touch, the same for every kind: upstream's
+//! `PrepareForUpdate`. What the server fills in per kind is `defaults`' to say.
 
 use serde_json::{Value, json};
 
@@ -28,52 +29,6 @@ fn has_status(kind: &Kind) -> bool {
     }
 }
 
-/// The status a client sends with a new object does not count (a Node's does).
-pub(super) fn for_create(kind: &Kind, object: &mut Value) {
-    let Some(root) = object.as_object_mut() else { return };
-    match kind.kind.as_str() {
-        _ if kind.crd.is_some() => {
-            if has_status(kind) {
-                root.remove("status");
-            }
-        }
-        "Node" => {}
-        "Namespace" => {
-            root.insert("status".into(), json!({"phase": "Active"}));
-            let spec = root.entry("spec").or_insert_with(|| json!({}));
-            if let Some(spec) = spec.as_object_mut() {
-                let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
-                if let Some(list) = finalizers.as_array_mut()
-                    && !list.iter().any(|f| f == "kubernetes")
-                {
-                    list.push("kubernetes".into());
-                }
-            }
-        }
-        "Pod" => {
-            let class = qos_class(root.get("spec"));
-            root.insert("status".into(), json!({"phase": "Pending", "qosClass": class}));
-        }
-        "Service" | "Ingress" => {
-            root.insert("status".into(), json!({"loadBalancer": {}}));
-        }
-        "Deployment" => {
-            root.insert("status".into(), json!({}));
-        }
-        "ReplicaSet" => {
-            root.insert("status".into(), json!({"replicas": 0}));
-        }
-        _ if has_status(kind) => {
-            root.remove("status");
-        }
-        _ => {}
-    }
-    if kind.kind == "Namespace" {
-        let name = text(object, "name").to_owned();
-        label(object, "kubernetes.io/metadata.name", &name);
-    }
-}
-
 fn label(object: &mut Value, key: &str, value: &str) {
     if value.is_empty() {
         return;
@@ -81,28 +36,6 @@ fn label(object: &mut Value, key: &str, value: &str) {
     let labels = metadata(object).entry("labels").or_insert_with(|| json!({}));
     if let Some(labels) = labels.as_object_mut() {
         labels.insert(key.into(), value.into());
-    }
-}
-
-/// Guaranteed, Burstable or BestEffort, from the containers' cpu and memory.
-fn qos_class(spec: Option<&Value>) -> &'static str {
-    let containers = |field: &str| {
-        spec.and_then(|s| s.get(field)).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let mut any = false;
-    let mut guaranteed = true;
-    for container in containers("containers").iter().chain(&containers("initContainers")) {
-        for resource in ["cpu", "memory"] {
-            let at = |kind: &str| container.pointer(&format!("/resources/{kind}/{resource}"));
-            let (request, limit) = (at("requests"), at("limits"));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-        _ => "BestEffort",
     }
 }
 
