@@ -88,8 +88,7 @@ impl State {
         }
     }
 
-    /// Takes a range away; claims in it are forgotten unless another range covers them.
-    /// Returns whether it was there and unused; a used one stays.
+    /// Takes a range away if nothing in it is claimed; returns whether it went.
     pub fn remove_range(&mut self, cidr: IpNet) -> bool {
         let at = self.ranges.iter().position(|range| range.cidr() == cidr.trunc());
         match at {

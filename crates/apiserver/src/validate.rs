@@ -159,7 +159,7 @@ pub fn create(kind: &Kind, new: &Value) -> Causes {
 /// Validates the change from `old` to `new`, both of a kind.
 pub fn update(kind: &Kind, new: &Value, old: &Value) -> Causes {
     let mut check = Check::default();
-    metadata::update(kind, new, old, &mut check);
+    metadata::update(new, old, &mut check);
     kind_rules(kind, new, Some(old), &mut check);
     Causes(check.causes)
 }
@@ -167,7 +167,7 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Causes {
 /// Validates a write to the `status` subresource.
 pub fn status(kind: &Kind, new: &Value, old: &Value) -> Causes {
     let mut check = Check::default();
-    metadata::update(kind, new, old, &mut check);
+    metadata::update(new, old, &mut check);
     let root = Path::ROOT;
     if let Some(schema) = kind.storage().and_then(|served| served.schema()) {
         if kind.crd.is_some() {

@@ -1,6 +1,6 @@
 //! Defaults of Deployments, in each version's own numbers, and ReplicaSets.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{object_at, pod, set};
 
@@ -46,7 +46,7 @@ fn template(spec: &mut Value) {
 
 fn labels_from_template(object: &mut Value) {
     let labels = object["spec"]["template"]["metadata"]["labels"].clone();
-    if !labels.as_object().is_some_and(|map| !map.is_empty()) {
+    if labels.as_object().is_none_or(Map::is_empty) {
         return;
     }
     if let Some(spec) = object.get_mut("spec").filter(|v| v.is_object()) {

@@ -14,7 +14,6 @@ pub(crate) fn name_rules(kind: &Kind, name: &str) -> Vec<String> {
         return names::dns_subdomain(name);
     }
     match kind.kind.as_str() {
-        // Since v1.34 (KEP-5311) a new Service may begin with a digit, as any label.
         "Service" => names::dns_1035_label(name),
         "Namespace" => names::dns_label(name),
         "IPAddress" => match name.parse::<std::net::IpAddr>() {
@@ -44,8 +43,7 @@ pub(super) fn create(kind: &Kind, object: &Value, check: &mut Check) {
     common(metadata, &path, check);
 }
 
-pub(super) fn update(kind: &Kind, new: &Value, old: &Value, check: &mut Check) {
-    let _ = kind;
+pub(super) fn update(new: &Value, old: &Value, check: &mut Check) {
     let path = Path::ROOT.child("metadata");
     let (metadata, was) = (&new["metadata"], &old["metadata"]);
     for field in ["name", "namespace", "uid"] {

@@ -202,7 +202,7 @@ fn addresses(spec: &Value, kind: &str, path: &Path<'_>, check: &mut Check) {
     if kind == "ExternalName" {
         return;
     }
-    let (single, list) = (path.child("clusterIP"), path.child("clusterIPs"));
+    let list = path.child("clusterIPs");
     let families_path = path.child("ipFamilies");
     let families = items(spec, "ipFamilies");
     for (index, family) in families.iter().enumerate() {
@@ -225,7 +225,6 @@ fn addresses(spec: &Value, kind: &str, path: &Path<'_>, check: &mut Check) {
         check.invalid(&list, all.clone(), "must be empty when `clusterIP` is not specified");
     } else if ips[0] != ip {
         check.invalid(&list, all.clone(), "first value must match `clusterIP`");
-        let _ = &single;
     }
     if ips.len() > 2 {
         check.invalid(&list, all.clone(), "may only hold up to 2 values");
