@@ -546,9 +546,8 @@ impl Watch {
     }
 
     /// The revision up to which this watch has handed out everything: what a bookmark says.
-    /// Only meaningful right after [`try_next`](Self::try_next) returned `None`.
     pub fn seen(&self) -> u64 {
-        self.at
+        self.ready.front().map_or(self.at, |event| event.revision - 1)
     }
 
     fn fill(&mut self) -> Result<(), Expired> {
