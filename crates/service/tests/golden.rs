@@ -18,9 +18,14 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
+/// The text of a file, with the path in the panic.
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 fn compile(case: &Path) -> (String, String) {
     let mut writer = SnapshotWriter::default();
-    let mut reports = objects::apply(&mut writer, &objects::read(&case.join("objects.yaml")));
+    let mut reports = objects::apply(&mut writer, &read(&case.join("objects.yaml")));
     let mut planner = Planner::new(NodeName::new("node-1"), Config::default());
     let plan = planner.full(writer.snapshot(), None);
     reports.extend(plan.reports);

@@ -182,7 +182,7 @@ fn to_this_node(family: Family) -> [Statement; 2] {
 pub(super) fn fixed(mark: u32) -> Vec<Chain> {
     let mut dispatch = Chain::new(name("dispatch"));
     let mut refuse = Chain::new(name("no-endpoint"));
-    let refusal = || Statement::Reject(RejectWith::PortUnreachable);
+    let refusal = || Statement::goto(name("refuse"));
     for family in Family::BOTH {
         let key = || dialled(View::Cluster, family);
         dispatch =
@@ -213,6 +213,7 @@ pub(super) fn fixed(mark: u32) -> Vec<Chain> {
     vec![
         dispatch,
         refuse,
+        refusal_itself(),
         nat("nat-prerouting", HookPoint::Prerouting),
         nat("nat-output", HookPoint::Output),
         filter("filter-input", HookPoint::Input),
@@ -220,6 +221,15 @@ pub(super) fn fixed(mark: u32) -> Vec<Chain> {
         filter("filter-output", HookPoint::Output),
         postrouting(mark),
     ]
+}
+
+/// A TCP client is reset, others get port unreachable. For TCP an ICMP error that arrives while `connect` still holds the
+/// socket is only a hint (`tcp_v4_err` in the kernel), and the client then waits a second for its first retransmission.
+fn refusal_itself() -> Chain {
+    let tcp = Statement::equals(Selector::MetaL4proto, Packed::new().proto(6));
+    Chain::new(name("refuse"))
+        .rule([tcp, Statement::Reject(RejectWith::TcpReset)])
+        .rule([Statement::Reject(RejectWith::PortUnreachable)])
 }
 
 fn postrouting(mark: u32) -> Chain {

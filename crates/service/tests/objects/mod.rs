@@ -1,14 +1,12 @@
 //! Reads `objects.yaml` into a snapshot, through the same conversions the agent uses.
 
-use std::path::Path;
-
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use model::{Event, Parsed, Report, SnapshotWriter, Update};
 use serde_json::Value;
 
 /// Applies every object of a YAML stream; returns what conversions had to say.
-pub fn apply(writer: &mut SnapshotWriter, yaml: &str) -> Vec<Report> {
+pub(crate) fn apply(writer: &mut SnapshotWriter, yaml: &str) -> Vec<Report> {
     let objects: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("YAML");
     let mut reports = Vec::new();
     for object in objects {
@@ -50,9 +48,4 @@ fn keep<T>(outcome: Result<Parsed<T>, Report>, reports: &mut Vec<Report>) -> Opt
             None
         }
     }
-}
-
-/// The text of a file, with the path in the panic.
-pub fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

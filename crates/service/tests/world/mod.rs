@@ -16,11 +16,11 @@ use nft::{Double, Family, Kernel as _, Name, Table, Transaction};
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The namespaces and what was put into the node's.
-pub struct World {
+pub(crate) struct World {
     prefix: String,
-    pub client: Namespace,
-    pub node: Namespace,
-    pub pods: [Namespace; 2],
+    pub(crate) client: Namespace,
+    pub(crate) node: Namespace,
+    pub(crate) pods: [Namespace; 2],
     writer: SnapshotWriter,
     planner: Option<Planner>,
     double: Double,
@@ -28,7 +28,7 @@ pub struct World {
 
 impl World {
     /// Wires it; the reason when this machine cannot.
-    pub fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         let prefix =
             format!("fwsvc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let create = |part: &str| {
@@ -81,6 +81,13 @@ impl World {
               ip -n {p}-pod-$i -6 route add default via fe80::1 dev eth0
               ip -n {p}-node route add 10.244.1.$i dev pod$i
               ip -n {p}-node -6 route add fd00:10:244:1::$i dev pod$i
+            done
+            # Neighbours answer for certain once no link-local address is being tried out any more.
+            for n in client node pod-5 pod-6; do
+              for i in $(seq 50); do
+                [ -z \"$(ip -n {p}-$n -6 addr show tentative)\" ] && break
+                sleep 0.1
+              done
             done"
         );
         let output = Command::new("sh").args(["-c", &script]).output().expect("sh");
@@ -93,7 +100,7 @@ impl World {
     }
 
     /// Applies objects to the cluster, and what follows to the kernel and the double.
-    pub fn set(&mut self, yaml: &str) {
+    pub(crate) fn set(&mut self, yaml: &str) {
         let reports = objects(&mut self.writer, yaml);
         assert!(reports.is_empty(), "{reports:?}");
         let change = self.writer.take_change();
@@ -204,7 +211,7 @@ fn answer(text: &str) -> io::Result<(String, String)> {
 }
 
 /// Who answers a TCP connection, and whom they see.
-pub fn ask_tcp(from: &Namespace, to: &str) -> io::Result<(String, String)> {
+pub(crate) fn ask_tcp(from: &Namespace, to: &str) -> io::Result<(String, String)> {
     let to: SocketAddr = to.parse().expect("an address");
     from.run(|| {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
@@ -217,7 +224,7 @@ pub fn ask_tcp(from: &Namespace, to: &str) -> io::Result<(String, String)> {
 }
 
 /// Who answers a UDP datagram from `port` (0: any), and whom they see.
-pub fn ask_udp(from: &Namespace, to: &str, port: u16) -> io::Result<(String, String)> {
+pub(crate) fn ask_udp(from: &Namespace, to: &str, port: u16) -> io::Result<(String, String)> {
     let to: SocketAddr = to.parse().expect("an address");
     from.run(|| {
         let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
