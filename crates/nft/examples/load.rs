@@ -58,6 +58,16 @@ fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Resident memory of this process in bytes; 0 when the kernel does not say.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<usize>().ok())
+        .map_or(0, |pages| pages * 4096)
+}
+
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
@@ -74,7 +84,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         )
         .into());
     }
+    let before = resident();
     let table = timed("building the table", || program(services, endpoints))?;
+    let bytes = resident().saturating_sub(before);
+    println!("  {} bytes per element in memory", bytes / table.element_count().max(1));
     println!("  {services} Services × {endpoints} endpoints, {} elements", table.element_count());
     let mut kernel = Netlink::open()?;
     let all = timed("first diff", || diff(&table, None));

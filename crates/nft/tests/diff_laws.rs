@@ -298,6 +298,8 @@ fn the_kernel_keeps_the_laws_too() {
                 );
                 let foretold = double.list(Family::Inet, &name).unwrap().unwrap();
                 prop_assert_eq!(after.to_string(), foretold.to_string());
+                let from_nothing = holding(&wanted).list(Family::Inet, &name).unwrap().unwrap();
+                prop_assert_eq!(after.to_string(), from_nothing.to_string());
                 Ok(())
             })
             .unwrap();
