@@ -384,15 +384,17 @@ fn a_new_runner_adopts_what_runs_and_forgets_what_is_gone() {
         let node = Node::new("adopt");
         let spec = json!({"containers": [{"name": "c", "image": "agnhost", "args": ["netexec", "--http-port=8080"]}]});
         let (keep, drop_) = (pod("ad-1", spec.clone()), pod("ad-2", spec));
-        let (before, ip) = {
+        let first = tokio::task::LocalSet::new();
+        let (before, ip) = first.run_until(async {
             let mut r = node.start();
             r.engine.apply(keep.clone());
             r.engine.apply(drop_);
             r.until("ad-2", "Ready", ready).await;
             let status = r.until("ad-1", "Ready", ready).await;
             (status.container_statuses.unwrap()[0].container_id.clone(), status.pod_ip.unwrap())
-        };
+        }).await;
         // what kill -9 does to it: nothing of the old engine is asked to stop, all its memory is forgotten
+        drop(first);
         let mut r = node.start();
         r.engine.apply(keep.clone());
         r.engine.only(&["ad-1".to_owned()]).await;
@@ -495,7 +497,8 @@ fn logs_and_exec_over_the_socket() {
 fn cleanup_removes_what_a_dead_runner_left() {
     on_a_node(|| async {
         let node = Node::new("clean");
-        let inits: Vec<ProcessId> = {
+        let first = tokio::task::LocalSet::new();
+        let inits: Vec<ProcessId> = first.run_until(async {
             let mut r = node.start();
             for uid in ["cl-1", "cl-2"] {
                 r.engine.apply(pod(uid, json!({"containers": [{"name": "c", "image": "nginx"}]})));
@@ -508,7 +511,8 @@ fn cleanup_removes_what_a_dead_runner_left() {
                 lab::runner::state::Phase::Running { init, .. } => init,
                 ref other => panic!("{other:?}"),
             }).into()
-        };
+        }).await;
+        drop(first);
         assert!(node.leftovers().len() >= 6, "there is something to clean: {:?}", node.leftovers());
         cleanup(&node.dir.join("run")).unwrap();
         assert_eq!(node.leftovers(), Vec::<String>::new());

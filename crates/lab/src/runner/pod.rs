@@ -209,7 +209,11 @@ impl Worker {
         if !host {
             record.netns = Some(super::netns::path_for(&self.engine.config.lab, &record.uid));
         }
-        record.sandbox = Sandbox::Creating;
+        let failures = match record.sandbox {
+            Sandbox::Absent { failures, .. } => failures,
+            _ => 0,
+        };
+        record.sandbox = Sandbox::Creating { failures };
         let view = record.clone();
         drop(record);
         // on disk before it is in the kernel: a crash in between is cleaned up
@@ -300,11 +304,10 @@ impl Worker {
             Report::Sandbox(Err(error)) => {
                 let wait = {
                     let mut record = self.record.borrow_mut();
-                    let failures = match &record.sandbox {
-                        Sandbox::Absent { failures, .. } => *failures,
-                        _ => 0,
+                    let failures = match record.sandbox {
+                        Sandbox::Creating { failures } => failures + 1,
+                        _ => 1,
                     };
-                    let failures = failures.max(error.attempts_before(&record)) + 1;
                     let wait = Duration::from_millis(500 << failures.min(5) >> 1).min(Duration::from_secs(10));
                     record.sandbox =
                         Sandbox::Absent { retry_at: Some(Timestamp::now() + wait), failures };
@@ -599,7 +602,7 @@ impl Worker {
         let names: Vec<String> = {
             let mut record = self.record.borrow_mut();
             record.sandbox = match &record.sandbox {
-                Sandbox::Creating => Sandbox::Absent { retry_at: None, failures: 0 },
+                Sandbox::Creating { .. } => Sandbox::Absent { retry_at: None, failures: 0 },
                 Sandbox::Destroying => Sandbox::Ready,
                 other => other.clone(),
             };

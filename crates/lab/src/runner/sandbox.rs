@@ -9,7 +9,7 @@ use super::env::Facts;
 use super::launch;
 use super::netns;
 use super::pod::Shared;
-use super::state::{PodRecord, Sandbox};
+use super::state::PodRecord;
 use super::volumes::{self, VolumeError};
 
 /// Why a pod has no sandbox.
@@ -49,14 +49,6 @@ impl SandboxError {
             SandboxError::NotReady(_) => "NetworkNotReady",
             SandboxError::Volume(_) => "FailedMount",
             _ => "FailedCreatePodSandBox",
-        }
-    }
-
-    /// Failures counted before this one.
-    pub(super) fn attempts_before(&self, record: &PodRecord) -> u32 {
-        match &record.sandbox {
-            Sandbox::Absent { failures, .. } => *failures,
-            _ => 0,
         }
     }
 }

@@ -48,7 +48,10 @@ pub enum Sandbox {
         failures: u32,
     },
     /// Being made.
-    Creating,
+    Creating {
+        /// Failures in a row before this attempt.
+        failures: u32,
+    },
     /// Containers may start.
     Ready,
     /// Being removed.

@@ -125,7 +125,7 @@ pub fn plan(pod: &Pod, record: &PodRecord, now: Timestamp) -> Plan {
     match &record.sandbox {
         Sandbox::Absent { retry_at: Some(at), .. } if *at > now => plan.wake_at(*at),
         Sandbox::Absent { .. } => plan.actions.push(Action::CreateSandbox),
-        Sandbox::Creating | Sandbox::Destroying | Sandbox::Gone => {}
+        Sandbox::Creating { .. } | Sandbox::Destroying | Sandbox::Gone => {}
         Sandbox::Ready => bring_up(spec, record, now, &mut plan),
     }
     plan
@@ -210,7 +210,7 @@ fn take_down(spec: &PodSpec, record: &PodRecord, delete: bool, plan: &mut Plan) 
         return;
     }
     match record.sandbox {
-        Sandbox::Creating | Sandbox::Destroying => {}
+        Sandbox::Creating { .. } | Sandbox::Destroying => {}
         Sandbox::Ready => plan.actions.push(Action::DestroySandbox),
         // a sandbox that failed half-way may have left a namespace
         Sandbox::Absent { .. } if record.netns.is_some() => {

@@ -49,7 +49,7 @@ fn a_new_pod_gets_a_sandbox_then_its_containers() {
     let pod = pod(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
     let mut record = PodRecord::new("u", "d", "p", T0);
     assert_eq!(plan(&pod, &record, T0).actions, [Action::CreateSandbox]);
-    record.sandbox = Sandbox::Creating;
+    record.sandbox = Sandbox::Creating { failures: 0 };
     assert_eq!(plan(&pod, &record, T0), Plan::default());
     record.sandbox = Sandbox::Ready;
     assert_eq!(plan(&pod, &record, T0).actions, [start("a"), start("b")]);
