@@ -47,7 +47,7 @@ fn every_kubectl_applies_changes_and_deletes() {
         k.run(&["scale", "deploy/web", "--replicas=3"]).has("deployment.apps/web scaled");
         k.run(&["get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"]).is("3");
         k.run(&["label", "svc", "web", "tier=front"]).has("labeled");
-        k.run(&["annotate", "svc", "web", "note=x"]).has("annotated");
+        k.run(&["annotate", "svc", "web", "note=x"]).has("annotate");
         k.run(&[
             "patch",
             "svc",

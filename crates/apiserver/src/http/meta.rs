@@ -118,6 +118,11 @@ fn other(app: &App, steps: &[&str], accept: &str) -> Result<Response<Body>, Stat
             Ok(respond(200, &json!({"paths": paths}), Syntax::Json))
         }
         ["openapi", "v2"] => {
+            if accept.contains(V2_PROTOBUF) && !accept.contains("json") {
+                // The name clients ask by is no legal media type; the answer carries a legal one.
+                let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+                return Ok(with_type(200, media, v2_protobuf()));
+            }
             if !accept.is_empty() && !accept.contains("json") && !accept.contains("*/*") {
                 return Err(Status::not_acceptable(&["application/json"]));
             }
@@ -130,6 +135,23 @@ fn other(app: &App, steps: &[&str], accept: &str) -> Result<Response<Body>, Stat
         }
         _ => Err(Status::no_such_resource()),
     }
+}
+
+/// The form of OpenAPI v2 that kubectl up to 1.28 asks for, and only that.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The v2 document in protobuf form without its definitions: kubectl 1.27 insists on having one,
+/// then patches built-in kinds by its own Go types and validates by the v3 documents. (Clients
+/// older than that would look for definitions here and find none.)
+fn v2_protobuf() -> Bytes {
+    let text = |number: u8, text: &[u8]| {
+        let mut out = vec![number << 3 | 2, u8::try_from(text.len()).unwrap_or_default()];
+        out.extend_from_slice(text);
+        out
+    };
+    let version = format!("v1.{MINOR}.0");
+    let info = [text(1, b"Kubernetes"), text(2, version.as_bytes())].concat();
+    [text(1, b"2.0"), text(2, &info)].concat().into()
 }
 
 fn document(
