@@ -26,9 +26,12 @@ struct Version {
     kinds: Vec<(Arc<Kind>, Served)>,
 }
 
+/// Version names with what is served in them.
+type Versions = BTreeMap<String, Vec<(Arc<Kind>, Served)>>;
+
 /// Groups with their versions, best first.
 fn groups(kinds: &Kinds) -> Vec<(String, Vec<Version>)> {
-    let mut found: BTreeMap<String, BTreeMap<String, Vec<(Arc<Kind>, Served)>>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Versions> = BTreeMap::new();
     for kind in kinds.all() {
         for served in &kind.served {
             found

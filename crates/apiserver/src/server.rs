@@ -189,8 +189,7 @@ impl Handle {
     /// Why persistence is in trouble, if it is.
     pub fn trouble(&self) -> Option<String> {
         let trouble = self.persistence.as_ref()?.trouble();
-        let why = trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        why
+        trouble.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     /// Ends watches, waits up to two seconds for requests under way, writes what is unwritten.

@@ -142,9 +142,12 @@ pub struct Dirty {
     pub objects: BTreeMap<Key, Option<Arc<Value>>>,
 }
 
+/// The objects of a namespace by name, with the revision each is at.
+type Objects = BTreeMap<Arc<str>, (u64, Arc<Value>)>;
+
 #[derive(Debug)]
 struct Shelf {
-    objects: BTreeMap<Arc<str>, BTreeMap<Arc<str>, (u64, Arc<Value>)>>,
+    objects: BTreeMap<Arc<str>, Objects>,
     ring: VecDeque<Arc<Event>>,
     /// A watch may start from this revision or a later one.
     oldest: u64,

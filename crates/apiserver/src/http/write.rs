@@ -193,7 +193,7 @@ fn answer(
         Form::Metadata => Ok(respond(code, &read::partial(object), manner.syntax)),
         Form::Table => {
             let meta = json!({"resourceVersion": text(object, "resourceVersion")});
-            let table = read::table_of(app, resource, query, &[object.clone()], meta)?;
+            let table = read::table_of(app, resource, query, std::slice::from_ref(object), meta)?;
             Ok(respond(code, &table, manner.syntax))
         }
     }
