@@ -232,10 +232,10 @@ impl Layout {
         format!("fairway-{}-{node}", self.name)
     }
 
-    /// Name of a pod's network namespace: the first eight hexadecimal digits of its uid.
+    /// Name of a pod's network namespace: the first twelve hexadecimal digits of its uid.
     #[must_use]
     pub fn pod_namespace(&self, uid: &str) -> String {
-        let short: String = uid.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        let short: String = uid.chars().filter(char::is_ascii_hexdigit).take(12).collect();
         format!("fairway-{}-pod-{short}", self.name)
     }
 

@@ -55,7 +55,7 @@ pub fn sweep(layout: &Layout) -> anyhow::Result<Swept> {
     swept.processes += end_control(layout, &mut failures);
     swept.processes += end_processes(layout, &mut failures);
     for node in fs::read_dir(layout.run_dir().join("nodes")).into_iter().flatten().flatten() {
-        if let Err(error) = runner::cleanup(&node.path()) {
+        if let Err(error) = runner::cleanup(&node.path().join("runner")) {
             failures.push(format!("{}: {error:#}", node.path().display()));
         }
     }

@@ -65,14 +65,17 @@ pub async fn up(options: UpOptions) -> anyhow::Result<()> {
         );
         voice.step(Mark::Note, &text, None);
     }
-    // From here on, whatever fails takes down what was made.
+    // From here on, whatever fails takes down what was made, state included if it was not there before.
+    let fresh = !layout.state_dir().exists();
     let up = bring_up(&layout, &options, voice, began).await;
     let mut running = match up {
         Ok(running) => running,
         Err(error) => {
             // The first error is the one to show; the sweep's own would hide it.
             drop(teardown::sweep(&layout).and_then(|_| Ok(teardown::remove_run_dir(&layout)?)));
-            drop_fresh_state(&layout);
+            if fresh {
+                drop(teardown::purge(&layout));
+            }
             return Err(error);
         }
     };
@@ -277,16 +280,6 @@ fn refuse_running(layout: &Layout) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// A lab that never came up leaves no state, unless it had some of an earlier run.
-fn drop_fresh_state(layout: &Layout) {
-    let store = layout.state_dir().join(crate::control::STORE_FILE);
-    let persists = state::read::<LabSpec>(&state::spec_file(layout))
-        .is_ok_and(|spec| spec.is_some_and(|spec| spec.persist));
-    if !store.exists() && !persists {
-        drop(teardown::purge(layout));
-    }
 }
 
 fn summary(layout: &Layout, nodes: u16, url: &str, voice: Voice, took: Duration) {

@@ -169,7 +169,7 @@ impl Lab {
         text.lines()
             .map(|line| {
                 let words: Vec<&str> = line.split(' ').collect();
-                let netns = self.netns(&format!("pod-{}", &words[3].replace('-', "")[..8]));
+                let netns = self.netns(&format!("pod-{}", &words[3].replace('-', "")[..12]));
                 (words[0].to_owned(), (words[1].to_owned(), words[2].to_owned(), netns))
             })
             .collect()
