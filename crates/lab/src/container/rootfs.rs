@@ -57,7 +57,7 @@ pub fn enter(spec: &ContainerSpec, stage: &Path) -> Result<(), RootError> {
     }
     system_mounts(Path::new("root"))?;
     let program = Path::new("root").join(PROGRAM_IN_CONTAINER.trim_start_matches('/'));
-    at("place the image program", bind_file(Path::new("/proc/self/exe"), &program))?;
+    at("place the image program", place_program(&program))?;
 
     let old = Path::new("root").join(OLD);
     at("make the old root's place", fs::create_dir(&old))?;
@@ -228,6 +228,17 @@ fn bind(source: &Path, to: &Mount) -> io::Result<()> {
         mount_remount(&to.target, MountFlags::BIND | MountFlags::RDONLY, c"")?;
     }
     Ok(())
+}
+
+/// Binds this binary into the root. It is bound by its path: `/proc/self/exe` itself belongs to the mount namespace this
+/// process came from, which the kernel refuses. A binary that was replaced meanwhile is copied.
+fn place_program(target: &Path) -> io::Result<()> {
+    let path = fs::read_link("/proc/self/exe")?;
+    if path.exists() {
+        return bind_file(&path, target);
+    }
+    fs::copy("/proc/self/exe", target)?;
+    fs::set_permissions(target, fs::Permissions::from_mode(0o755))
 }
 
 fn bind_file(source: &Path, target: &Path) -> io::Result<()> {
