@@ -2,7 +2,10 @@
 //!
 //! The CNI plugin is a shell script that makes a veth pair and an address; everything else is the real thing. Each test
 //! runs as the only thread of its process that matters, inside a network namespace of its own.
-#![allow(unsafe_code, reason = "this test binary also plays the shim, before its test harness starts")]
+#![allow(
+    unsafe_code,
+    reason = "this test binary also plays the shim, before its test harness starts"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,10 +26,8 @@ use tokio::sync::{mpsc, watch};
 /// Runs before the harness: when this binary was started as a shim, exec helper or image program, it is that.
 extern "C" fn before_main() {
     let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
-    let args: Vec<String> = line
-        .split(|b| *b == 0)
-        .map(|a| String::from_utf8_lossy(a).into_owned())
-        .collect();
+    let args: Vec<String> =
+        line.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
     let args = &args[..args.len().saturating_sub(1)];
     if let Some(code) = lab::container::dispatch(args) {
         std::process::exit(code);
@@ -68,7 +69,8 @@ fn able() -> bool {
     if root && tools {
         return true;
     }
-    let required = std::env::var_os("CI").is_some() || std::env::var_os("FAIRWAY_REQUIRE_ALL").is_some();
+    let required =
+        std::env::var_os("CI").is_some() || std::env::var_os("FAIRWAY_REQUIRE_ALL").is_some();
     assert!(!required, "root and iproute2 are required");
     eprintln!("SKIP: needs root and iproute2");
     false
@@ -127,7 +129,9 @@ impl Node {
     fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         let netns = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-        left.extend(netns.map(|e| e.path().display().to_string()).filter(|p| p.contains(&self.lab)));
+        left.extend(
+            netns.map(|e| e.path().display().to_string()).filter(|p| p.contains(&self.lab)),
+        );
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         left.extend(mounts.lines().filter(|l| l.contains(&self.lab)).map(str::to_owned));
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -138,7 +142,13 @@ impl Node {
             }
         }
         let pods = self.dir.join("run/pods");
-        left.extend(std::fs::read_dir(pods).into_iter().flatten().flatten().map(|e| e.path().display().to_string()));
+        left.extend(
+            std::fs::read_dir(pods)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path().display().to_string()),
+        );
         left
     }
 }
@@ -255,8 +265,11 @@ fn an_httpd_pod_runs_serves_and_goes_without_a_trace() {
     on_a_node(|| async {
         let node = Node::new("httpd");
         let mut r = node.start();
-        let web = pod("web-1", json!({"containers": [{"name": "httpd", "image": "httpd",
-            "readinessProbe": {"httpGet": {"port": 80}}}]}));
+        let web = pod(
+            "web-1",
+            json!({"containers": [{"name": "httpd", "image": "httpd",
+            "readinessProbe": {"httpGet": {"port": 80}}}]}),
+        );
         let began = Instant::now();
         r.engine.apply(web.clone());
         let status = r.until("web-1", "Running", |s| s.phase.as_deref() == Some("Running")).await;
@@ -288,15 +301,18 @@ fn a_container_has_its_own_hostname_files_variables_and_root() {
         let node = Node::new("inside");
         let mut r = node.start();
         let script = "hostname; cat /etc/hostname; grep nameserver /etc/resolv.conf; echo $NAME-$IP; echo x > /etc/mine; \
-            echo $$; ls /proc | grep -c '^[0-9]'; cat /data/f; readlink /proc/self/ns/net; id -u; echo out >&2; exit 3";
-        let p = pod("in-1", json!({"restartPolicy": "Never",
+            echo $$$$; ls /proc | grep -c '^[0-9]'; cat /data/f; readlink /proc/self/ns/net; id -u; echo out >&2; exit 3";
+        let p = pod(
+            "in-1",
+            json!({"restartPolicy": "Never",
             "volumes": [{"name": "d", "emptyDir": {}}],
             "initContainers": [{"name": "i", "image": "busybox", "command": ["sh", "-c", "echo shared > /data/f"],
                 "volumeMounts": [{"name": "d", "mountPath": "/data"}]}],
             "containers": [{"name": "c", "image": "busybox:1.36", "command": ["sh", "-c", script],
                 "volumeMounts": [{"name": "d", "mountPath": "/data", "readOnly": true}],
                 "env": [{"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                    {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}]}));
+                    {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}]}),
+        );
         r.engine.apply(p);
         let status = r.until("in-1", "Failed", |s| s.phase.as_deref() == Some("Failed")).await;
         let c = &status.container_statuses.unwrap()[0];
@@ -304,9 +320,13 @@ fn a_container_has_its_own_hostname_files_variables_and_root() {
         assert_eq!((ended.exit_code, ended.reason.as_deref()), (3, Some("Error")));
         assert!(!Path::new("/etc/mine").exists(), "writes stay inside");
         let log = std::fs::read_to_string(node.dir.join("run/pods/in-1/logs/c/0.log")).unwrap();
-        let lines: Vec<&str> = log.lines().map(|l| l.splitn(4, ' ').nth(3).unwrap()).collect();
+        let stdout = log.lines().filter(|l| l.contains(" stdout F "));
+        let lines: Vec<&str> = stdout.map(|l| l.splitn(4, ' ').nth(3).unwrap()).collect();
         let outer = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        assert_eq!(lines[..4], ["pod-in-1", "pod-in-1", "nameserver 10.96.0.10", "pod-in-1-10.77.0.2"]);
+        assert_eq!(
+            lines[..4],
+            ["pod-in-1", "pod-in-1", "nameserver 10.96.0.10", "pod-in-1-10.77.0.2"]
+        );
         assert_eq!(lines[4], "2", "the program is pid 2, init is 1");
         assert_eq!(lines[6], "shared");
         assert_ne!(lines[7], outer.to_str().unwrap());
@@ -320,10 +340,16 @@ fn a_crashing_container_backs_off_and_an_unknown_image_says_so() {
     on_a_node(|| async {
         let node = Node::new("crash");
         let mut r = node.start();
-        r.engine.apply(pod("cr-1", json!({"containers": [{"name": "c", "image": "busybox", "command": ["false"]}]})));
+        r.engine.apply(pod(
+            "cr-1",
+            json!({"containers": [{"name": "c", "image": "busybox", "command": ["false"]}]}),
+        ));
         r.engine.apply(pod("im-1", json!({"containers": [{"name": "c", "image": "redis:7"}]})));
-        r.engine.apply(pod("no-1", json!({"restartPolicy": "Never",
-            "containers": [{"name": "c", "image": "busybox", "command": ["no-such-program"]}]})));
+        r.engine.apply(pod(
+            "no-1",
+            json!({"restartPolicy": "Never",
+            "containers": [{"name": "c", "image": "busybox", "command": ["no-such-program"]}]}),
+        ));
         let waiting = |reason: &'static str| {
             move |s: &PodStatus| {
                 let c = &s.container_statuses.as_ref().unwrap()[0];
@@ -337,12 +363,21 @@ fn a_crashing_container_backs_off_and_an_unknown_image_says_so() {
         let status = r.until("im-1", "ErrImagePull", waiting("ErrImagePull")).await;
         assert_eq!(status.phase.as_deref(), Some("Pending"));
         let status = r.until("no-1", "Failed", |s| s.phase.as_deref() == Some("Failed")).await;
-        let state = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+        let state =
+            status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
         assert_eq!((state.exit_code, state.reason.as_deref()), (128, Some("StartError")));
         assert!(state.message.unwrap().contains("executable file not found in $PATH"));
         let events = r.events();
-        assert!(events.iter().any(|e| e.starts_with("BackOff Back-off restarting failed container c in pod")), "{events:#?}");
-        assert!(events.iter().any(|e| e.contains("redis:7") && e.contains("httpd, nginx, busybox")), "{events:#?}");
+        assert!(
+            events
+                .iter()
+                .any(|e| e.starts_with("BackOff Back-off restarting failed container c in pod")),
+            "{events:#?}"
+        );
+        assert!(
+            events.iter().any(|e| e.contains("redis:7") && e.contains("httpd, nginx, busybox")),
+            "{events:#?}"
+        );
     });
 }
 
@@ -359,7 +394,9 @@ fn probes_drive_readiness_and_restarts() {
         let path = |r: &Running| {
             let record = r.engine.record("default", "pod-pr-1").unwrap();
             match &record.containers["c"].phase {
-                lab::runner::state::Phase::Running { init, .. } => PathBuf::from(format!("/proc/{}/root/tmp", init.pid)),
+                lab::runner::state::Phase::Running { init, .. } => {
+                    PathBuf::from(format!("/proc/{}/root/tmp", init.pid))
+                }
                 other => panic!("{other:?}"),
             }
         };
@@ -369,12 +406,24 @@ fn probes_drive_readiness_and_restarts() {
         r.until("pr-1", "Ready again", ready).await;
         std::fs::write(path(&r).join("dead"), "").unwrap();
         let status = r
-            .until("pr-1", "restarted", |s| s.container_statuses.as_ref().unwrap()[0].restart_count == 1)
+            .until("pr-1", "restarted", |s| {
+                s.container_statuses.as_ref().unwrap()[0].restart_count == 1
+            })
             .await;
-        assert!(status.container_statuses.unwrap()[0].last_state.as_ref().unwrap().terminated.is_some());
+        assert!(
+            status.container_statuses.unwrap()[0].last_state.as_ref().unwrap().terminated.is_some()
+        );
         let events = r.events();
-        assert!(events.iter().any(|e| e.starts_with("Unhealthy Readiness probe failed: ")), "{events:#?}");
-        assert!(events.contains(&"Killing Container c failed liveness probe, will be restarted".to_owned()), "{events:#?}");
+        assert!(
+            events.iter().any(|e| e.starts_with("Unhealthy Readiness probe failed: ")),
+            "{events:#?}"
+        );
+        assert!(
+            events.contains(
+                &"Killing Container c failed liveness probe, will be restarted".to_owned()
+            ),
+            "{events:#?}"
+        );
     });
 }
 
@@ -385,14 +434,16 @@ fn a_new_runner_adopts_what_runs_and_forgets_what_is_gone() {
         let spec = json!({"containers": [{"name": "c", "image": "agnhost", "args": ["netexec", "--http-port=8080"]}]});
         let (keep, drop_) = (pod("ad-1", spec.clone()), pod("ad-2", spec));
         let first = tokio::task::LocalSet::new();
-        let (before, ip) = first.run_until(async {
-            let mut r = node.start();
-            r.engine.apply(keep.clone());
-            r.engine.apply(drop_);
-            r.until("ad-2", "Ready", ready).await;
-            let status = r.until("ad-1", "Ready", ready).await;
-            (status.container_statuses.unwrap()[0].container_id.clone(), status.pod_ip.unwrap())
-        }).await;
+        let (before, ip) = first
+            .run_until(async {
+                let mut r = node.start();
+                r.engine.apply(keep.clone());
+                r.engine.apply(drop_);
+                r.until("ad-2", "Ready", ready).await;
+                let status = r.until("ad-1", "Ready", ready).await;
+                (status.container_statuses.unwrap()[0].container_id.clone(), status.pod_ip.unwrap())
+            })
+            .await;
         // what kill -9 does to it: nothing of the old engine is asked to stop, all its memory is forgotten
         drop(first);
         let mut r = node.start();
@@ -421,7 +472,12 @@ fn a_failing_network_is_reported_and_tried_again() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let events = r.events();
         let wanted = "FailedCreatePodSandBox Failed to create pod sandbox: failed to setup network for sandbox";
-        assert!(events.iter().any(|e| e.starts_with(wanted) && e.contains("no addresses left; pool is empty")), "{events:#?}");
+        assert!(
+            events
+                .iter()
+                .any(|e| e.starts_with(wanted) && e.contains("no addresses left; pool is empty")),
+            "{events:#?}"
+        );
         std::fs::remove_file(node.dir.join("cni/fail")).unwrap();
         r.until("cn-1", "Ready", ready).await;
     });
@@ -437,9 +493,12 @@ fn logs_and_exec_over_the_socket() {
         let socket = node.dir.join("runner.sock");
         let listener = server::bind(&socket).unwrap();
         tokio::task::spawn_local(server::serve(r.engine.clone(), listener));
-        r.engine.apply(pod("st-1", json!({"terminationGracePeriodSeconds": 1,
+        r.engine.apply(pod(
+            "st-1",
+            json!({"terminationGracePeriodSeconds": 1,
             "containers": [{"name": "c", "image": "busybox", "stdin": true,
-            "command": ["sh", "-c", "echo one; echo two; while read l; do echo got $l; done"]}]})));
+            "command": ["sh", "-c", "echo one; echo two; while read l; do echo got $l; done"]}]}),
+        ));
         r.until("st-1", "Ready", ready).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let logs = ask(&socket, "/containerLogs/default/pod-st-1/c?tailLines=1").await;
@@ -465,7 +524,8 @@ fn logs_and_exec_over_the_socket() {
             }
             out.into_iter().map(|o| String::from_utf8(o).unwrap()).collect::<Vec<_>>()
         };
-        let exec = "/exec/default/pod-st-1/c?stdout=true&stderr=true&command=sh&command=-c&command=";
+        let exec =
+            "/exec/default/pod-st-1/c?stdout=true&stderr=true&command=sh&command=-c&command=";
         let out = all(session(format!("{exec}hostname;echo%20err%20%3E%262;exit%203")).await).await;
         assert_eq!(out[1], "pod-st-1\n");
         assert_eq!(out[2], "err\n");
@@ -498,20 +558,25 @@ fn cleanup_removes_what_a_dead_runner_left() {
     on_a_node(|| async {
         let node = Node::new("clean");
         let first = tokio::task::LocalSet::new();
-        let inits: Vec<ProcessId> = first.run_until(async {
-            let mut r = node.start();
-            for uid in ["cl-1", "cl-2"] {
-                r.engine.apply(pod(uid, json!({"containers": [{"name": "c", "image": "nginx"}]})));
-            }
-            for uid in ["cl-1", "cl-2"] {
-                r.until(uid, "Ready", ready).await;
-            }
-            let record = |n: &str| r.engine.record("default", n).unwrap();
-            ["pod-cl-1", "pod-cl-2"].map(|n| match record(n).containers["c"].phase {
-                lab::runner::state::Phase::Running { init, .. } => init,
-                ref other => panic!("{other:?}"),
-            }).into()
-        }).await;
+        let inits: Vec<ProcessId> = first
+            .run_until(async {
+                let mut r = node.start();
+                for uid in ["cl-1", "cl-2"] {
+                    r.engine
+                        .apply(pod(uid, json!({"containers": [{"name": "c", "image": "nginx"}]})));
+                }
+                for uid in ["cl-1", "cl-2"] {
+                    r.until(uid, "Ready", ready).await;
+                }
+                let record = |n: &str| r.engine.record("default", n).unwrap();
+                ["pod-cl-1", "pod-cl-2"]
+                    .map(|n| match record(n).containers["c"].phase {
+                        lab::runner::state::Phase::Running { init, .. } => init,
+                        ref other => panic!("{other:?}"),
+                    })
+                    .into()
+            })
+            .await;
         drop(first);
         assert!(node.leftovers().len() >= 6, "there is something to clean: {:?}", node.leftovers());
         cleanup(&node.dir.join("run")).unwrap();

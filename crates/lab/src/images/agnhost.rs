@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::serve::{self, Answer, answer, plain_address};
 use super::say;
+use super::serve::{self, Answer, answer, plain_address};
 use crate::runner::server::decode;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -32,7 +32,9 @@ pub(super) fn main(args: &[String]) -> i32 {
         Some("connect") => serve::block_on(connect(rest.to_vec())),
         Some("porter") => serve::block_on(porter()),
         Some(other) => {
-            say(&format!("agnhost {other:?} is not played here; there are netexec, pause, serve-hostname, connect, porter"));
+            say(&format!(
+                "agnhost {other:?} is not played here; there are netexec, pause, serve-hostname, connect, porter"
+            ));
             2
         }
     }
@@ -134,7 +136,12 @@ fn query(request: &Request<Incoming>) -> BTreeMap<String, String> {
 }
 
 impl NetExec {
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, local: SocketAddr) -> Answer {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Answer {
         let query = query(&request);
         let get = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
         let ok = |text: String| answer(StatusCode::OK, TEXT, text);
@@ -166,7 +173,11 @@ impl NetExec {
             }
             path => {
                 let known = "/clientip /dial /echo /exit /header /healthz /hostname /readyz /serverip /shutdown";
-                answer(StatusCode::NOT_FOUND, TEXT, format!("{path} is not served; there are {known}\n"))
+                answer(
+                    StatusCode::NOT_FOUND,
+                    TEXT,
+                    format!("{path} is not served; there are {known}\n"),
+                )
             }
         }
     }
@@ -175,10 +186,14 @@ impl NetExec {
         let need = |name: &str| {
             query.get(name).filter(|v| !v.is_empty()).cloned().ok_or(format!("missing {name}"))
         };
-        let (host, request) = (need("host")?, need("request").unwrap_or_else(|_| "hostname".into()));
+        let (host, request) =
+            (need("host")?, need("request").unwrap_or_else(|_| "hostname".into()));
         let port: u16 = need("port")?.parse().map_err(|_| "invalid port parameter".to_owned())?;
         let protocol = query.get("protocol").map_or("http", String::as_str).to_lowercase();
-        let tries: u32 = query.get("tries").map_or(Ok(1), |t| t.parse()).map_err(|_| "invalid tries".to_owned())?;
+        let tries: u32 = query
+            .get("tries")
+            .map_or(Ok(1), |t| t.parse())
+            .map_err(|_| "invalid tries".to_owned())?;
         if !matches!(protocol.as_str(), "http" | "udp") {
             return Err(format!("unsupported protocol {protocol:?}: http and udp are"));
         }
@@ -188,7 +203,10 @@ impl NetExec {
             let one = async {
                 match protocol.as_str() {
                     "udp" => udp_ask(&host, port, &request).await,
-                    _ => http_get(&host, port, &format!("/{}", request.trim_start_matches('/'))).await,
+                    _ => {
+                        http_get(&host, port, &format!("/{}", request.trim_start_matches('/')))
+                            .await
+                    }
                 }
             };
             match tokio::time::timeout(DIAL_LIMIT, one).await {
@@ -358,7 +376,8 @@ async fn porter() -> i32 {
     let Ok(stop) = serve::stop_signal() else { return 1 };
     let mut tasks = Vec::new();
     for (name, text) in std::env::vars() {
-        let Some(number) = name.strip_prefix("SERVE_PORT_").and_then(|n| n.parse::<u16>().ok()) else {
+        let Some(number) = name.strip_prefix("SERVE_PORT_").and_then(|n| n.parse::<u16>().ok())
+        else {
             continue;
         };
         match serve::listen(number).await {
@@ -367,7 +386,11 @@ async fn porter() -> i32 {
                     let text = text.clone();
                     async move { answer(StatusCode::OK, TEXT, text) }
                 };
-                tasks.push(tokio::task::spawn_local(serve::http(listener, stop.clone(), Rc::new(handler))));
+                tasks.push(tokio::task::spawn_local(serve::http(
+                    listener,
+                    stop.clone(),
+                    Rc::new(handler),
+                )));
             }
             Err(error) => {
                 say(&format!("listen tcp :{number}: {error}"));
@@ -387,8 +410,9 @@ mod tests {
 
     #[test]
     fn flags_come_in_every_form() {
-        let args: Vec<String> =
-            ["netexec", "--http-port=80", "--udp-port", "81", "-x", "--y"].map(str::to_owned).into();
+        let args: Vec<String> = ["netexec", "--http-port=80", "--udp-port", "81", "-x", "--y"]
+            .map(str::to_owned)
+            .into();
         let found = flags(&args);
         assert_eq!(port(&found, "http-port", 8080), Some(80));
         assert_eq!(port(&found, "udp-port", 8081), Some(81));

@@ -37,7 +37,8 @@ pub(super) fn nc(args: &[String]) -> i32 {
     }
     let [host, port] = words.as_slice() else { return nc_usage() };
     let Ok(port) = port.parse::<u16>() else { return nc_usage() };
-    let Some(address) = (host.as_str(), port).to_socket_addrs().ok().and_then(|mut a| a.next()) else {
+    let Some(address) = (host.as_str(), port).to_socket_addrs().ok().and_then(|mut a| a.next())
+    else {
         say(&format!("nc: {host}: name or service not known"));
         return 1;
     };

@@ -115,7 +115,8 @@ pub(super) fn main(args: &[String]) -> i32 {
         return 2;
     };
     let conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let lines = |key: &'static str| conf.lines().filter_map(move |l| l.strip_prefix(key)).map(str::trim);
+    let lines =
+        |key: &'static str| conf.lines().filter_map(move |l| l.strip_prefix(key)).map(str::trim);
     let server = words.next().cloned().or_else(|| lines("nameserver").next().map(str::to_owned));
     let Some(server) = server.and_then(|s| s.parse::<IpAddr>().ok()) else {
         say("nslookup: no name server: give its address, or name one in /etc/resolv.conf");
@@ -133,7 +134,8 @@ pub(super) fn main(args: &[String]) -> i32 {
         let searches = lines("search").last().unwrap_or_default();
         names.extend(searches.split_whitespace().map(|s| format!("{name}.{s}")));
     }
-    let ndots = conf.split_whitespace().find_map(|w| w.strip_prefix("ndots:")?.parse().ok()).unwrap_or(1);
+    let ndots =
+        conf.split_whitespace().find_map(|w| w.strip_prefix("ndots:")?.parse().ok()).unwrap_or(1);
     let at = if name.matches('.').count() >= ndots { 0 } else { names.len() };
     names.insert(at, name.clone());
     let mut last = format!("** server can't find {name}: NXDOMAIN");
@@ -143,7 +145,9 @@ pub(super) fn main(args: &[String]) -> i32 {
         for answer in answers {
             match answer {
                 Ok((0, list)) => found.extend(list),
-                Ok((code, _)) => last = format!("** server can't find {candidate}: {}", code_name(code)),
+                Ok((code, _)) => {
+                    last = format!("** server can't find {candidate}: {}", code_name(code))
+                }
                 Err(why) => {
                     say(&format!(";; communications error to {server}: {why}"));
                     return 1;
@@ -177,7 +181,8 @@ fn reverse(server: SocketAddr, ip: IpAddr) -> i32 {
             format!("{d}.{c}.{b}.{a}.in-addr.arpa")
         }
         IpAddr::V6(ip) => {
-            let nibbles = ip.octets().into_iter().rev().map(|b| format!("{:x}.{:x}.", b & 15, b >> 4));
+            let nibbles =
+                ip.octets().into_iter().rev().map(|b| format!("{:x}.{:x}.", b & 15, b >> 4));
             format!("{}ip6.arpa", nibbles.collect::<String>())
         }
     };

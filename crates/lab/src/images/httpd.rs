@@ -34,8 +34,7 @@ body { width: 35em; margin: 0 auto; font-family: Tahoma, Verdana, Arial, sans-se
 "#;
 
 /// nginx's error page.
-pub const NGINX_ERROR_PAGE: &str =
-    "<!DOCTYPE html>\n<html>\n<head><title>Error</title></head>\n<body>\n<h1>An error occurred.</h1>\n</body>\n</html>\n";
+pub const NGINX_ERROR_PAGE: &str = "<!DOCTYPE html>\n<html>\n<head><title>Error</title></head>\n<body>\n<h1>An error occurred.</h1>\n</body>\n</html>\n";
 
 const MAX_FILE: u64 = 64 << 20;
 
@@ -55,8 +54,11 @@ pub(super) fn apache(_args: &[String]) -> i32 {
             status.as_u16()
         )
     };
-    let site =
-        Site { root: "/usr/local/apache2/htdocs".into(), server: "Apache/2.4 (Fairway)", error_page };
+    let site = Site {
+        root: "/usr/local/apache2/htdocs".into(),
+        server: "Apache/2.4 (Fairway)",
+        error_page,
+    };
     serve::block_on(run(site))
 }
 

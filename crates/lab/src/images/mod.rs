@@ -39,7 +39,11 @@ const IMAGES: [Image; 5] = [
         entrypoint: None,
         cmd: &["httpd-foreground"],
         files: &[("/usr/local/apache2/htdocs/index.html", httpd::APACHE_PAGE)],
-        links: &["/usr/local/bin/httpd-foreground", "/usr/local/bin/httpd", "/usr/local/apache2/bin/httpd"],
+        links: &[
+            "/usr/local/bin/httpd-foreground",
+            "/usr/local/bin/httpd",
+            "/usr/local/apache2/bin/httpd",
+        ],
     },
     Image {
         name: "nginx",
@@ -69,7 +73,8 @@ const APPLETS: [&str; 4] = ["nslookup", "nc", "ping", "wget"];
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "image {reference:?} is not one the lab plays; there are {} (any tag, any registry), and their \
-     command may be any program of the host", names()
+     command may be any program of the host",
+    names()
 )]
 pub struct NoSuchImage {
     /// What was asked for.
@@ -115,7 +120,8 @@ impl Image {
         let mut argv: Vec<String> = self.entrypoint.iter().map(|e| (*e).to_owned()).collect();
         argv.extend(args.unwrap_or_else(|| own(self.cmd)));
         let ours = argv.first().is_some_and(|a| is_program(a))
-            && (self.entrypoint.is_some() || self.cmd.first() == argv.first().map(String::as_str).as_ref());
+            && (self.entrypoint.is_some()
+                || self.cmd.first() == argv.first().map(String::as_str).as_ref());
         (argv, ours.then(|| PathBuf::from(PROGRAM_IN_CONTAINER)))
     }
 
@@ -193,14 +199,19 @@ mod tests {
         ] {
             assert_eq!(resolve(reference).unwrap().name, "nginx", "{reference}");
         }
-        assert_eq!(resolve("registry.k8s.io/e2e-test-images/agnhost:2.47").unwrap().name, "agnhost");
+        assert_eq!(
+            resolve("registry.k8s.io/e2e-test-images/agnhost:2.47").unwrap().name,
+            "agnhost"
+        );
         assert_eq!(resolve("registry.k8s.io/pause:3.10").unwrap().name, "pause");
     }
 
     #[test]
     fn another_image_says_what_exists() {
         let text = resolve("redis:7").unwrap_err().to_string();
-        assert!(text.contains("\"redis:7\"") && text.contains("httpd, nginx, busybox, agnhost, pause"));
+        assert!(
+            text.contains("\"redis:7\"") && text.contains("httpd, nginx, busybox, agnhost, pause")
+        );
     }
 
     #[test]
@@ -208,15 +219,24 @@ mod tests {
         let own = |l: &[&str]| Some(l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let program = Some(PathBuf::from(PROGRAM_IN_CONTAINER));
         let agnhost = resolve("agnhost").unwrap();
-        assert_eq!(agnhost.command(None, None), (own(&["agnhost", "pause"]).unwrap(), program.clone()));
+        assert_eq!(
+            agnhost.command(None, None),
+            (own(&["agnhost", "pause"]).unwrap(), program.clone())
+        );
         assert_eq!(
             agnhost.command(None, own(&["netexec", "--http-port=80"])),
             (own(&["agnhost", "netexec", "--http-port=80"]).unwrap(), program.clone())
         );
-        assert_eq!(agnhost.command(own(&["sleep"]), own(&["5"])), (own(&["sleep", "5"]).unwrap(), None));
+        assert_eq!(
+            agnhost.command(own(&["sleep"]), own(&["5"])),
+            (own(&["sleep", "5"]).unwrap(), None)
+        );
         let busybox = resolve("busybox").unwrap();
         assert_eq!(busybox.command(None, None), (own(&["sh"]).unwrap(), None));
-        assert_eq!(busybox.command(None, own(&["sleep", "1"])), (own(&["sleep", "1"]).unwrap(), None));
+        assert_eq!(
+            busybox.command(None, own(&["sleep", "1"])),
+            (own(&["sleep", "1"]).unwrap(), None)
+        );
         let httpd = resolve("httpd").unwrap();
         assert_eq!(httpd.command(None, None).1, program);
     }

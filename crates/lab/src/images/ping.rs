@@ -30,7 +30,8 @@ pub(super) fn main(args: &[String]) -> i32 {
         }
     }
     let Some(target) = target else { return usage() };
-    let Some(address) = (target.as_str(), 0).to_socket_addrs().ok().and_then(|mut a| a.next()) else {
+    let Some(address) = (target.as_str(), 0).to_socket_addrs().ok().and_then(|mut a| a.next())
+    else {
         say(&format!("ping: {target}: name or service not known"));
         return 2;
     };
@@ -57,7 +58,11 @@ fn ping(name: &str, to: SocketAddr, count: u16, wait: Duration) -> std::io::Resu
         (AddressFamily::INET, ipproto::ICMP, 8, 0)
     };
     let raw = socket(family, SocketType::RAW, Some(protocol))?;
-    rustix::net::sockopt::set_socket_timeout(&raw, rustix::net::sockopt::Timeout::Recv, Some(wait))?;
+    rustix::net::sockopt::set_socket_timeout(
+        &raw,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(wait),
+    )?;
     connect(&raw, &to)?;
     if !print(format!("PING {name} ({}): 56 data bytes\n", to.ip()).as_bytes()) {
         return Ok(false);
@@ -87,7 +92,11 @@ fn ping(name: &str, to: SocketAddr, count: u16, wait: Duration) -> std::io::Resu
             {
                 received += 1;
                 let time = began.elapsed().as_secs_f64() * 1000.0;
-                let line = format!("{} bytes from {}: seq={sequence} time={time:.3} ms\n", icmp.len(), to.ip());
+                let line = format!(
+                    "{} bytes from {}: seq={sequence} time={time:.3} ms\n",
+                    icmp.len(),
+                    to.ip()
+                );
                 if !print(line.as_bytes()) {
                     return Ok(false);
                 }

@@ -16,7 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Kills every container below a pod's directory and waits until its processes are gone.
 pub(super) fn end_containers(pod: &Path) {
     let subdirs = |path: &Path| {
-        std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>()
+        std::fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path())
+            .collect::<Vec<_>>()
     };
     let states: Vec<State> = subdirs(&pod.join("containers"))
         .iter()
@@ -55,9 +60,8 @@ fn shims_below(dir: &Path) -> Vec<ProcessId> {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mut words = line.split(|b| *b == 0);
         let is_shim = words.any(|w| w == b"container-shim");
-        let ours = words.next().is_some_and(|w| {
-            Path::new(&*String::from_utf8_lossy(w)).starts_with(dir)
-        });
+        let ours =
+            words.next().is_some_and(|w| Path::new(&*String::from_utf8_lossy(w)).starts_with(dir));
         if is_shim && ours {
             found.extend(ProcessId::of(pid));
         }

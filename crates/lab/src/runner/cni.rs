@@ -87,12 +87,11 @@ pub fn load(dir: &Path) -> Result<NetworkList, CniError> {
         .flatten()
         .flatten()
         .map(|e| e.path())
-        .filter(|p| {
-            p.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json")
-        })
+        .filter(|p| p.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json"))
         .collect();
     files.sort();
-    let path = files.into_iter().next().ok_or_else(|| CniError::NoConfig { dir: dir.to_owned() })?;
+    let path =
+        files.into_iter().next().ok_or_else(|| CniError::NoConfig { dir: dir.to_owned() })?;
     let bad = |what: String| CniError::BadConfig { path: path.clone(), what };
     let text = std::fs::read(&path).map_err(|e| bad(e.to_string()))?;
     let value: Value = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
@@ -241,7 +240,8 @@ mod tests {
         assert!(load(&dir).unwrap_err().to_string().starts_with("no networks found in"));
         std::fs::write(dir.join("10-x.conflist"), r#"{"name":"n","plugins":[{}]}"#).unwrap();
         assert!(load(&dir).unwrap_err().to_string().contains("has no type"));
-        std::fs::write(dir.join("10-x.conflist"), r#"{"name":"n","plugins":[{"type":"t"}]}"#).unwrap();
+        std::fs::write(dir.join("10-x.conflist"), r#"{"name":"n","plugins":[{"type":"t"}]}"#)
+            .unwrap();
         assert_eq!(load(&dir).unwrap().plugins.len(), 1);
         std::fs::remove_dir_all(&dir).unwrap();
     }

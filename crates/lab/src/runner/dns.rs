@@ -113,9 +113,9 @@ pub fn hosts(hostname: &str, fqdn: Option<&str>, ips: &[IpAddr], aliases: &[Host
 
 /// The lines of hostAliases.
 pub fn host_aliases(aliases: &[HostAlias]) -> String {
-    let lines = aliases.iter().map(|a| {
-        format!("{}\t{}\n", a.ip, a.hostnames.as_deref().unwrap_or_default().join("\t"))
-    });
+    let lines = aliases
+        .iter()
+        .map(|a| format!("{}\t{}\n", a.ip, a.hostnames.as_deref().unwrap_or_default().join("\t")));
     let lines: String = lines.collect();
     if lines.is_empty() { lines } else { format!("\n# Entries added by HostAliases.\n{lines}") }
 }
@@ -137,10 +137,17 @@ mod tests {
         let node = "search lan\nnameserver 9.9.9.9\n";
         assert_eq!(of(json!({"containers": []})), cluster);
         assert_eq!(of(json!({"containers": [], "hostNetwork": true})), node);
-        assert_eq!(of(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})), cluster);
+        assert_eq!(
+            of(
+                json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})
+            ),
+            cluster
+        );
         assert_eq!(of(json!({"containers": [], "dnsPolicy": "Default"})), node);
         assert_eq!(
-            of(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}})),
+            of(
+                json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}})
+            ),
             "nameserver 1.1.1.1\noptions ndots:2 edns0\n"
         );
     }

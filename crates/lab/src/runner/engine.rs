@@ -194,7 +194,14 @@ impl Engine {
     }
 
     /// Tells something about a pod or one of its containers.
-    pub fn tell(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
+    pub fn tell(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
         let meta = &pod.metadata;
         let about = ObjectReference {
             api_version: Some("v1".into()),

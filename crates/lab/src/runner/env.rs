@@ -78,11 +78,13 @@ pub fn wanted(container: &Container) -> Vec<(SourceKind, String)> {
         let map = f.config_map_ref.as_ref().map(|r| (SourceKind::ConfigMap, r.name.clone()));
         map.into_iter().chain(f.secret_ref.as_ref().map(|r| (SourceKind::Secret, r.name.clone())))
     });
-    let single = container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()).flat_map(|v| {
-        let map = v.config_map_key_ref.as_ref().map(|r| (SourceKind::ConfigMap, r.name.clone()));
-        map.into_iter()
-            .chain(v.secret_key_ref.as_ref().map(|r| (SourceKind::Secret, r.name.clone())))
-    });
+    let single =
+        container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()).flat_map(|v| {
+            let map =
+                v.config_map_key_ref.as_ref().map(|r| (SourceKind::ConfigMap, r.name.clone()));
+            map.into_iter()
+                .chain(v.secret_key_ref.as_ref().map(|r| (SourceKind::Secret, r.name.clone())))
+        });
     from.chain(single).collect()
 }
 
@@ -137,13 +139,17 @@ pub fn build(
                         .as_ref()
                         .map(|r| (SourceKind::Secret, "Secret", &r.name, &r.key, r.optional)),
                 ];
-                if let Some((kind, title, name, key, optional)) = keys.into_iter().flatten().next() {
+                if let Some((kind, title, name, key, optional)) = keys.into_iter().flatten().next()
+                {
                     let data = sources.get(&(kind, name.clone())).and_then(Option::as_ref);
                     match (data, data.and_then(|d| d.get(key))) {
                         (_, Some(value)) => Some(String::from_utf8_lossy(value).into_owned()),
                         _ if optional == Some(true) => None,
                         (None, _) => {
-                            return Err(EnvError::Missing { kind: kind.name(), name: name.clone() });
+                            return Err(EnvError::Missing {
+                                kind: kind.name(),
+                                name: name.clone(),
+                            });
                         }
                         (Some(_), None) => {
                             return Err(EnvError::NoKey {
@@ -192,8 +198,7 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
         if let Some(after) = rest.strip_prefix("$$") {
             out.push('$');
             rest = after;
-        } else if let Some((name, after)) =
-            rest.strip_prefix("$(").and_then(|r| r.split_once(')'))
+        } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|r| r.split_once(')'))
         {
             match known.get(name) {
                 Some(value) => out.push_str(value),
@@ -243,9 +248,7 @@ pub fn downward(path: &str, facts: &Facts<'_>) -> Result<String, EnvError> {
         "status.podIP" => ips(false).into_iter().next().unwrap_or_default(),
         "status.podIPs" => ips(false).join(","),
         _ => {
-            let key = |kind: &str| {
-                path.strip_prefix(kind)?.strip_prefix("['")?.strip_suffix("']")
-            };
+            let key = |kind: &str| path.strip_prefix(kind)?.strip_prefix("['")?.strip_suffix("']");
             match (key("metadata.labels"), key("metadata.annotations")) {
                 (Some(key), _) => one(meta.labels.as_ref(), key),
                 (_, Some(key)) => one(meta.annotations.as_ref(), key),
@@ -327,8 +330,10 @@ mod tests {
 
     #[test]
     fn environment_in_order_with_references() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"labels": {"app": "x"}}, "spec": {
-            "nodeName": "node-1", "containers": []}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"labels": {"app": "x"}}, "spec": {
+            "nodeName": "node-1", "containers": []}}))
+            .unwrap();
         let record = PodRecord::new("u", "ns", "p", jiff::Timestamp::UNIX_EPOCH);
         let node_ips = ["172.30.1.1".parse().unwrap()];
         let facts = Facts { pod: &pod, record: &record, node_ips: &node_ips };
@@ -342,9 +347,11 @@ mod tests {
                 {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                 {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "no", "optional": true}}}]})).unwrap();
         let service: Service = serde_json::from_value(json!({"metadata": {"name": "kubernetes"},
-            "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]}})).unwrap();
+            "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]}}))
+        .unwrap();
         let sources: Sources =
-            [((SourceKind::ConfigMap, "m".into()), Some([("k".into(), b"v".to_vec())].into()))].into();
+            [((SourceKind::ConfigMap, "m".into()), Some([("k".into(), b"v".to_vec())].into()))]
+                .into();
         let env = build(&container, &facts, &[], &[service.clone()], &sources).unwrap();
         let get = |n: &str| env.iter().find(|(k, _)| k == n).map(|(_, v)| v.as_str());
         assert_eq!(get("B"), Some("a-v-10.96.0.1"));

@@ -64,12 +64,18 @@ pub async fn write(client: kube::Client, node: String, mut notes: mpsc::Receiver
             let patch = serde_json::json!({"count": *count, "lastTimestamp": now});
             match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => continue,
-                Err(error) => tracing::debug!(%error, "an event cannot be counted up; written anew"),
+                Err(error) => {
+                    tracing::debug!(%error, "an event cannot be counted up; written anew")
+                }
             }
         }
         serial += 1;
         let nanos = Timestamp::now().as_nanosecond();
-        let name = format!("{}.{:x}", note.about.name.clone().unwrap_or_default(), nanos + i128::from(serial));
+        let name = format!(
+            "{}.{:x}",
+            note.about.name.clone().unwrap_or_default(),
+            nanos + i128::from(serial)
+        );
         let event = Event {
             metadata: ObjectMeta {
                 name: Some(name.clone()),
@@ -83,7 +89,10 @@ pub async fn write(client: kube::Client, node: String, mut notes: mpsc::Receiver
             count: Some(1),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),
-            source: Some(EventSource { component: Some("kubelet".into()), host: Some(node.clone()) }),
+            source: Some(EventSource {
+                component: Some("kubelet".into()),
+                host: Some(node.clone()),
+            }),
             reporting_component: Some("kubelet".into()),
             reporting_instance: Some(node.clone()),
             ..Event::default()

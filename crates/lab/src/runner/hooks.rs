@@ -86,8 +86,7 @@ pub(super) fn exec_command(
 }
 
 async fn exec(ctx: &Context, argv: &[String], limit: Duration) -> Result<(), String> {
-    let command =
-        exec_command(&ctx.engine, &ctx.record, &ctx.container.name, argv.to_vec(), None)?;
+    let command = exec_command(&ctx.engine, &ctx.record, &ctx.container.name, argv.to_vec(), None)?;
     match child::output(command, b"", limit).await {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
@@ -263,7 +262,9 @@ async fn ask(ctx: &Context, probe: &Probe, timing: &Timing) -> Result<(), String
         return probe::tcp(&host, port, timing.timeout).await;
     }
     if probe.grpc.is_some() {
-        return Err("gRPC probes are not supported by the lab: use httpGet, tcpSocket or exec".into());
+        return Err(
+            "gRPC probes are not supported by the lab: use httpGet, tcpSocket or exec".into()
+        );
     }
     Err("the probe names no action".into())
 }

@@ -49,7 +49,13 @@ pub struct Ingredients<'a> {
 pub fn hostname(pod: &Pod) -> String {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let asked = pod.spec.as_ref().and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
-    asked.unwrap_or(name).chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+    asked
+        .unwrap_or(name)
+        .chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches(['-', '.'])
+        .to_owned()
 }
 
 /// Makes the specification. What is wrong with the configuration comes back as `CreateContainerConfigError`'s message.
@@ -111,8 +117,12 @@ fn user(pod: &Pod, container: &Container) -> User {
     let whole = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let own = container.security_context.as_ref();
     let id = |v: Option<i64>| v.and_then(|v| u32::try_from(v).ok()).unwrap_or(0);
-    let mut groups: Vec<u32> =
-        whole.and_then(|w| w.supplemental_groups.clone()).into_iter().flatten().map(|g| id(Some(g))).collect();
+    let mut groups: Vec<u32> = whole
+        .and_then(|w| w.supplemental_groups.clone())
+        .into_iter()
+        .flatten()
+        .map(|g| id(Some(g)))
+        .collect();
     groups.extend(whole.and_then(|w| w.fs_group).map(|g| id(Some(g))));
     User {
         uid: id(own.and_then(|o| o.run_as_user).or(whole.and_then(|w| w.run_as_user))),
@@ -138,7 +148,9 @@ fn mounts(from: &Ingredients<'_>) -> Result<Vec<Mount>, String> {
     let last_words = from.container.termination_message_path.as_deref();
     list.push(Mount {
         source: dir.join(file::TERMINATION),
-        target: PathBuf::from(last_words.filter(|p| !p.is_empty()).unwrap_or("/dev/termination-log")),
+        target: PathBuf::from(
+            last_words.filter(|p| !p.is_empty()).unwrap_or("/dev/termination-log"),
+        ),
         read_only: false,
     });
     for mount in from.container.volume_mounts.iter().flatten() {
@@ -185,7 +197,8 @@ pub fn write_etc(
     let record = facts.record;
     let etc = run.etc(&record.uid);
     std::fs::create_dir_all(&etc)?;
-    let node = dns::Resolver::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let node =
+        dns::Resolver::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     let resolver = dns::resolver(spec, &record.namespace, cluster_dns, domain, &node);
     std::fs::write(etc.join("resolv.conf"), resolver.text())?;
     let aliases = spec.host_aliases.as_deref().unwrap_or_default();
@@ -231,7 +244,9 @@ pub async fn launch(exe: &Path, dir: &Path, spec: &ContainerSpec) -> Result<Stat
     };
     let line = tokio::time::timeout(START_LIMIT, said).await;
     let started = match &line {
-        Ok(Ok(line)) => serde_json::from_str(line).map_err(|_| "the container's shim died".to_owned()),
+        Ok(Ok(line)) => {
+            serde_json::from_str(line).map_err(|_| "the container's shim died".to_owned())
+        }
         Ok(Err(error)) => Err(format!("read from the container's shim: {error}")),
         Err(_) => Err(format!("the container did not start within {START_LIMIT:?}")),
     };

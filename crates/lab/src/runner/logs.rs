@@ -114,7 +114,9 @@ pub fn tail(log: &[u8], lines: usize) -> &[u8] {
     let mut seen = 0;
     let mut end = log.len();
     let mut start = end;
-    for (index, _) in log.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').chain([(usize::MAX, &b'\n')]) {
+    for (index, _) in
+        log.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').chain([(usize::MAX, &b'\n')])
+    {
         let from = index.wrapping_add(1);
         if from < end {
             let whole = parse_line(log[from..end].trim_ascii_end()).is_some_and(|l| !l.partial);
@@ -257,7 +259,11 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let bad = LogQuery::parse(&[("tailLines".into(), "x".into())], now).unwrap_err();
         assert_eq!(bad, "invalid value \"x\" for tailLines");
-        let good = LogQuery::parse(&[("follow".into(), "true".into()), ("sinceSeconds".into(), "5".into())], now).unwrap();
+        let good = LogQuery::parse(
+            &[("follow".into(), "true".into()), ("sinceSeconds".into(), "5".into())],
+            now,
+        )
+        .unwrap();
         assert!(good.follow && good.since.is_some());
     }
 }

@@ -148,7 +148,8 @@ async fn connect(config: &RunnerConfig) -> anyhow::Result<(kube::Client, Option<
         .with_context(what)?;
     // a watch that says nothing is normal; a dead connection is found by the next write
     access.read_timeout = Some(std::time::Duration::from_secs(300));
-    let ca = access.root_cert.as_ref().map(|certs| certs.iter().map(|c| pem(c)).collect::<String>());
+    let ca =
+        access.root_cert.as_ref().map(|certs| certs.iter().map(|c| pem(c)).collect::<String>());
     let client = kube::Client::try_from(access).with_context(what)?;
     Ok((client, ca.map(String::into_bytes)))
 }

@@ -180,7 +180,8 @@ fn status(config: &RunnerConfig, before: Option<&NodeStatus>, ready: bool) -> No
     .into_iter()
     .map(|(k, v)| (k.to_owned(), Quantity(v)))
     .collect();
-    let ip = |ip: &std::net::IpAddr| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() };
+    let ip =
+        |ip: &std::net::IpAddr| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() };
     let mut addresses: Vec<NodeAddress> = config.node_ips.iter().map(ip).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: config.node.clone() });
     let old: &[NodeCondition] = before.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
@@ -199,9 +200,24 @@ fn status(config: &RunnerConfig, before: Option<&NodeStatus>, ready: bool) -> No
         }
     };
     let mut conditions = vec![
-        condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        condition(
+            "MemoryPressure",
+            false,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        condition(
+            "DiskPressure",
+            false,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
         if ready {
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status")
         } else {

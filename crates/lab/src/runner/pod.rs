@@ -89,9 +89,10 @@ pub(super) async fn run(
 ) {
     let (reports, mut inbox) = mpsc::channel(64);
     let first = wanted.borrow_and_update().clone();
-    let mut writer = engine.api.clone().map(|api| {
-        Task::spawn(api.follow(Pod::clone(&first.pod), status.subscribe()))
-    });
+    let mut writer = engine
+        .api
+        .clone()
+        .map(|api| Task::spawn(api.follow(Pod::clone(&first.pod), status.subscribe())));
     let mut worker = Worker {
         engine: engine.clone(),
         pod: first.pod,
@@ -163,7 +164,8 @@ impl Worker {
         if self.pod.metadata.deletion_timestamp.is_none() {
             return;
         }
-        let until = Instant::now() + if self.vanished { Duration::from_secs(1) } else { self.grace() };
+        let until =
+            Instant::now() + if self.vanished { Duration::from_secs(1) } else { self.grace() };
         self.deadline.send_if_modified(|deadline| {
             let sooner = deadline.is_none_or(|d| until < d);
             if sooner {
@@ -308,7 +310,8 @@ impl Worker {
                         Sandbox::Creating { failures } => failures + 1,
                         _ => 1,
                     };
-                    let wait = Duration::from_millis(500 << failures.min(5) >> 1).min(Duration::from_secs(10));
+                    let wait = Duration::from_millis(500 << failures.min(5) >> 1)
+                        .min(Duration::from_secs(10));
                     record.sandbox =
                         Sandbox::Absent { retry_at: Some(Timestamp::now() + wait), failures };
                     wait
@@ -384,7 +387,10 @@ impl Worker {
                     let (reason, text) = if failures == 1 {
                         ("ErrImagePull", message.clone())
                     } else {
-                        ("ImagePullBackOff", format!("Back-off pulling image {image:?}: ErrImagePull: {message}"))
+                        (
+                            "ImagePullBackOff",
+                            format!("Back-off pulling image {image:?}: ErrImagePull: {message}"),
+                        )
                     };
                     known.id = String::new();
                     known.phase = Phase::Waiting {
@@ -399,7 +405,12 @@ impl Worker {
                     self.tell(Some(name), true, "Failed", text);
                     self.tell(Some(name), true, "Failed", "Error: ErrImagePull".into());
                 } else {
-                    self.tell(Some(name), false, "BackOff", format!("Back-off pulling image {image:?}"));
+                    self.tell(
+                        Some(name),
+                        false,
+                        "BackOff",
+                        format!("Back-off pulling image {image:?}"),
+                    );
                     self.tell(Some(name), true, "Failed", "Error: ImagePullBackOff".into());
                 }
             }
@@ -501,7 +512,9 @@ impl Worker {
         );
         match (kind, verdict) {
             // goes on while the pod ends: its endpoint says whether it still serves
-            (ProbeKind::Readiness, verdict) => self.record.borrow_mut().container(name).ready = verdict,
+            (ProbeKind::Readiness, verdict) => {
+                self.record.borrow_mut().container(name).ready = verdict
+            }
             (ProbeKind::Startup, true) => {
                 if !self.record.borrow_mut().container(name).started {
                     self.record.borrow_mut().container(name).started = true;
@@ -510,9 +523,9 @@ impl Worker {
             }
             (ProbeKind::Liveness, true) => {}
             (ProbeKind::Liveness | ProbeKind::Startup, false) if running && !deleting => {
-                let own = self.container(name).and_then(|c| {
-                    kind.of(&c).and_then(|p| p.termination_grace_period_seconds)
-                });
+                let own = self
+                    .container(name)
+                    .and_then(|c| kind.of(&c).and_then(|p| p.termination_grace_period_seconds));
                 let grace = own.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
                 let what = kind.name().to_lowercase();
                 let message = format!("Container {name} failed {what} probe, will be restarted");
@@ -587,7 +600,8 @@ impl Worker {
             == Some("FallbackToLogsOnError")
             && exit.code != 0;
         let words = if words.is_empty() && fallback {
-            let log = std::fs::read(self.engine.run.log(&record.uid, name, attempt)).unwrap_or_default();
+            let log =
+                std::fs::read(self.engine.run.log(&record.uid, name, attempt)).unwrap_or_default();
             super::logs::tail_text(&log, 80, 2048)
         } else {
             words
@@ -637,10 +651,8 @@ impl Worker {
                     self.record.borrow_mut().container(&name).ready |= ready;
                 }
                 Err(_) => {
-                    *self.record.borrow_mut().container(&name) = ContainerRecord {
-                        attempt,
-                        ..ContainerRecord::new()
-                    };
+                    *self.record.borrow_mut().container(&name) =
+                        ContainerRecord { attempt, ..ContainerRecord::new() };
                 }
             }
         }
@@ -660,7 +672,9 @@ impl Worker {
                 drop(record);
                 self.saved = Some(copy);
             }
-            Err(error) => tracing::error!(%error, "cannot keep a pod's record: after a crash it would be lost"),
+            Err(error) => {
+                tracing::error!(%error, "cannot keep a pod's record: after a crash it would be lost")
+            }
         }
     }
 

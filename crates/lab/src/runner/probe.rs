@@ -111,10 +111,14 @@ pub fn port(container: &Container, port: &IntOrString) -> Option<u16> {
 /// # Errors
 /// The words of the event.
 pub async fn tcp(host: &str, port: u16, timeout: Duration) -> Result<(), String> {
+    dial(host, port, timeout).await.map(drop)
+}
+
+async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, String> {
     let target = address(host, port);
     let fail = |why: &str| format!("dial tcp {target}: {why}");
     match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(stream)) => Ok(stream),
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
             Err(fail("connect: connection refused"))
         }
@@ -151,8 +155,7 @@ pub async fn http(
     let slash = if path.starts_with('/') { "" } else { "/" };
     let url = format!("http://{}{slash}{path}", address(host, port));
     let get = async {
-        tcp(host, port, timeout).await.map_err(|e| format!("Get {url:?}: {e}"))?;
-        let stream = TcpStream::connect((host, port)).await.map_err(|e| format!("Get {url:?}: {e}"))?;
+        let stream = dial(host, port, timeout).await.map_err(|e| format!("Get {url:?}: {e}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| format!("Get {url:?}: {e}"))?;
@@ -168,10 +171,13 @@ pub async fn http(
             request = request.header(&header.name, &header.value);
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+        let mut send = std::pin::pin!(sender.send_request(request));
         let response = tokio::select! {
-            response = sender.send_request(request) => response,
+            biased;
+            response = &mut send => response,
+            // a connection that closes after its answer has delivered the answer first
             ended = connection => match ended {
-                Ok(()) => return Err(format!("Get {url:?}: EOF")),
+                Ok(()) => send.await,
                 Err(e) => Err(e),
             },
         };

@@ -16,7 +16,9 @@ use super::volumes::{self, VolumeError};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SandboxError {
     /// The agent has not written its configuration yet.
-    #[error("network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{0}")]
+    #[error(
+        "network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{0}"
+    )]
     NotReady(CniError),
     /// A plugin failed.
     #[error("Failed to create pod sandbox: failed to setup network for sandbox {id:?}: {error}")]

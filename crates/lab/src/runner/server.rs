@@ -95,10 +95,15 @@ async fn answer(engine: &Rc<Engine>, request: Request<Incoming>) -> Response<Bod
         ["healthz"] => plain(StatusCode::OK, "ok"),
         [verb @ ("containerLogs" | "exec" | "attach"), namespace, pod, container] => {
             let Some(record) = engine.record(namespace, pod) else {
-                return plain(StatusCode::NOT_FOUND, format!("pod \"{pod}\" does not run on this node"));
+                return plain(
+                    StatusCode::NOT_FOUND,
+                    format!("pod \"{pod}\" does not run on this node"),
+                );
             };
             if !record.containers.contains_key(*container) {
-                let text = format!("container {container} in pod {pod} is waiting to start, or there is no such container");
+                let text = format!(
+                    "container {container} in pod {pod} is waiting to start, or there is no such container"
+                );
                 return plain(StatusCode::BAD_REQUEST, text);
             }
             match *verb {
@@ -158,26 +163,37 @@ fn container_logs(
     };
     let known = &record.containers[container];
     let path = if asked.previous {
-        let before = known.attempt.checked_sub(1).map(|a| engine.run.log(&record.uid, container, a));
+        let before =
+            known.attempt.checked_sub(1).map(|a| engine.run.log(&record.uid, container, a));
         match before.filter(|p| p.exists()) {
             Some(path) => path,
             None => {
-                let text = format!("previous terminated container {container:?} in pod {:?} not found", record.name);
+                let text = format!(
+                    "previous terminated container {container:?} in pod {:?} not found",
+                    record.name
+                );
                 return plain(StatusCode::BAD_REQUEST, text);
             }
         }
     } else {
         let path = engine.run.log(&record.uid, container, known.attempt);
-        let before = known.attempt.checked_sub(1).map(|a| engine.run.log(&record.uid, container, a));
+        let before =
+            known.attempt.checked_sub(1).map(|a| engine.run.log(&record.uid, container, a));
         match (path.exists(), before.filter(|p| p.exists()), &known.phase) {
             (true, ..) => path,
             (false, Some(before), _) => before,
             (false, None, Phase::Waiting { reason, .. }) => {
-                let text = format!("container {container:?} in pod {:?} is waiting to start: {reason}", record.name);
+                let text = format!(
+                    "container {container:?} in pod {:?} is waiting to start: {reason}",
+                    record.name
+                );
                 return plain(StatusCode::BAD_REQUEST, text);
             }
             (false, None, _) => {
-                let text = format!("container {container:?} in pod {:?} is waiting to start: ContainerCreating", record.name);
+                let text = format!(
+                    "container {container:?} in pod {:?} is waiting to start: ContainerCreating",
+                    record.name
+                );
                 return plain(StatusCode::BAD_REQUEST, text);
             }
         }
@@ -187,7 +203,8 @@ fn container_logs(
         (engine.clone(), record.clone(), container.to_owned(), known.attempt);
     tokio::task::spawn_local(async move {
         let done = || {
-            let now = engine.record(&record.namespace, &record.name).filter(|r| r.uid == record.uid);
+            let now =
+                engine.record(&record.namespace, &record.name).filter(|r| r.uid == record.uid);
             now.and_then(|r| r.containers.get(&name).cloned())
                 .is_none_or(|c| c.attempt != attempt || !c.busy())
         };

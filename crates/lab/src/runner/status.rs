@@ -117,8 +117,7 @@ fn conditions(
         .iter()
         .filter(|c| {
             !record.containers.get(&c.name).is_some_and(|r| {
-                matches!(&r.phase, Phase::Exited(e) if e.code == 0)
-                    || is_sidecar(c) && r.started
+                matches!(&r.phase, Phase::Exited(e) if e.code == 0) || is_sidecar(c) && r.started
             })
         })
         .map(|c| c.name.as_str())
@@ -133,9 +132,10 @@ fn conditions(
             Some(format!("containers with {what} status: [{}]", list.join(" "))),
         ),
     };
-    let gates_open = spec.readiness_gates.as_deref().unwrap_or_default().iter().all(|gate| {
-        before.iter().any(|c| c.type_ == gate.condition_type && c.status == "True")
-    });
+    let gates_open =
+        spec.readiness_gates.as_deref().unwrap_or_default().iter().all(|gate| {
+            before.iter().any(|c| c.type_ == gate.condition_type && c.status == "True")
+        });
     let none = (None, None);
     let sandbox = matches!(record.sandbox, Sandbox::Ready);
     let ready = if !containers_ready {

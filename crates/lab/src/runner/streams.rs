@@ -27,12 +27,12 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
+use super::child;
 use super::engine::Engine;
 use super::hooks::exec_command;
 use super::logs::is_true;
 use super::server::{Body, full, plain, query};
 use super::state::{Phase, PodRecord};
-use super::child;
 use crate::container::attach::{Frame, decode};
 use crate::container::shim::open_terminal;
 use crate::container::spec::file;
@@ -79,10 +79,16 @@ pub(super) fn exec(
     let argv: Vec<String> =
         query.iter().filter(|(n, _)| n == "command").map(|(_, v)| v.clone()).collect();
     if argv.is_empty() {
-        return plain(StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container");
+        return plain(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 command for the container",
+        );
     }
     if !running(&record, container) {
-        return plain(StatusCode::INTERNAL_SERVER_ERROR, format!("container not running ({container})"));
+        return plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("container not running ({container})"),
+        );
     }
     let asked = asked(&query);
     let (engine, container) = (engine.clone(), container.to_owned());
@@ -101,7 +107,10 @@ pub(super) fn attach(
     request: Request<Incoming>,
 ) -> Response<Body> {
     if !running(&record, container) {
-        return plain(StatusCode::INTERNAL_SERVER_ERROR, format!("container not running ({container})"));
+        return plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("container not running ({container})"),
+        );
     }
     let asked = asked(&query(&request));
     let attempt = record.containers[container].attempt;
@@ -140,10 +149,12 @@ where
     let offered = get(header::SEC_WEBSOCKET_PROTOCOL);
     let chosen = [V5, V4].into_iter().find(|p| offered.split(',').any(|o| o.trim() == *p));
     let Some(chosen) = chosen else {
-        let text = format!("none of the subprotocols {offered:?} is spoken here; there are {V5} and {V4}");
+        let text =
+            format!("none of the subprotocols {offered:?} is spoken here; there are {V5} and {V4}");
         return plain(StatusCode::BAD_REQUEST, text);
     };
-    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
+    let key =
+        request.headers().get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
     let Some(key) = key else {
         return plain(StatusCode::BAD_REQUEST, "the WebSocket handshake has no key");
     };
@@ -414,7 +425,8 @@ async fn exec_tty(
     argv: Vec<String>,
     streams: &mut Streams,
 ) -> Result<i32, String> {
-    let Some(Phase::Running { init, .. }) = record.containers.get(container).map(|c| &c.phase) else {
+    let Some(Phase::Running { init, .. }) = record.containers.get(container).map(|c| &c.phase)
+    else {
         return Err(format!("container not running ({container})"));
     };
     let (master, number) = open_terminal(init.pid).map_err(|e| format!("open a terminal: {e}"))?;
@@ -537,7 +549,8 @@ mod tests {
 
     #[test]
     fn flags_are_true_or_1() {
-        let q = |t: &str| vec![(t.to_owned(), "true".to_owned()), ("tty".to_owned(), "0".to_owned())];
+        let q =
+            |t: &str| vec![(t.to_owned(), "true".to_owned()), ("tty".to_owned(), "0".to_owned())];
         assert_eq!(asked(&q("stdin")), Asked { stdin: true, ..Asked::default() });
         assert_eq!(asked(&q("output")), Asked { stdout: true, ..Asked::default() });
     }

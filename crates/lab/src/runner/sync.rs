@@ -81,7 +81,8 @@ pub fn due(record: &ContainerRecord, ended: &Ended) -> Timestamp {
 
 /// The back-off after the next exit, given how long this attempt ran.
 pub fn next_backoff(record: &ContainerRecord, ended: &Ended) -> u32 {
-    let ran = ended.started_at.map_or(SignedDuration::ZERO, |s| ended.finished_at.duration_since(s));
+    let ran =
+        ended.started_at.map_or(SignedDuration::ZERO, |s| ended.finished_at.duration_since(s));
     match record.backoff {
         _ if ran >= FORGET_BACKOFF => 0,
         0 => FIRST_BACKOFF_SECS,
@@ -151,7 +152,10 @@ fn bring_up(spec: &PodSpec, record: &PodRecord, now: Timestamp, plan: &mut Plan)
     }
     // once the pod's own containers have run, a sidecar's restart does not hold them up
     let began = spec.containers.iter().any(|c| {
-        record.containers.get(&c.name).is_some_and(|r| r.busy() || r.attempt > 0 || r.last.is_some())
+        record
+            .containers
+            .get(&c.name)
+            .is_some_and(|r| r.busy() || r.attempt > 0 || r.last.is_some())
     });
     if initialised || began {
         for container in &spec.containers {
@@ -203,9 +207,7 @@ fn take_down(spec: &PodSpec, record: &PodRecord, delete: bool, plan: &mut Plan) 
         first.into_iter().for_each(|c| stop(c, plan));
         return;
     }
-    if let Some(sidecar) =
-        init_containers(spec).iter().rev().find(|c| is_sidecar(c) && busy(c))
-    {
+    if let Some(sidecar) = init_containers(spec).iter().rev().find(|c| is_sidecar(c) && busy(c)) {
         stop(sidecar, plan);
         return;
     }

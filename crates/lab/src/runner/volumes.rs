@@ -48,7 +48,9 @@ pub async fn prepare(
         let fail = |why: String| VolumeError { volume: volume.name.clone(), why };
         let dir = run.volume(uid, &volume.name);
         let path = match (&volume.host_path, &volume.empty_dir) {
-            (Some(host), _) => host_path(host).map_err(|e| fail(format!("hostPath {}: {e}", host.path)))?,
+            (Some(host), _) => {
+                host_path(host).map_err(|e| fail(format!("hostPath {}: {e}", host.path)))?
+            }
             (_, Some(_)) => {
                 make_dir(&dir, 0o777).map_err(|e| fail(e.to_string()))?;
                 dir
@@ -66,10 +68,8 @@ pub async fn prepare(
         // a cluster without tokens still runs pods: most never look
         match service_account(facts, lookup, None).await {
             Ok(files) => {
-                let fail = |e: io::Error| VolumeError {
-                    volume: TOKEN_VOLUME.into(),
-                    why: e.to_string(),
-                };
+                let fail =
+                    |e: io::Error| VolumeError { volume: TOKEN_VOLUME.into(), why: e.to_string() };
                 write_files(&dir, &files).map_err(fail)?;
                 paths.insert(TOKEN_VOLUME.into(), dir);
             }
@@ -111,12 +111,26 @@ async fn contents(volume: &Volume, facts: &Facts<'_>, lookup: &Lookup) -> Result
     let namespace = &facts.record.namespace;
     if let Some(source) = &volume.config_map {
         let data = lookup.config_map(namespace, &source.name).await?;
-        return pick("configmap", &source.name, data, source.items.as_deref(), source.optional, source.default_mode);
+        return pick(
+            "configmap",
+            &source.name,
+            data,
+            source.items.as_deref(),
+            source.optional,
+            source.default_mode,
+        );
     }
     if let Some(source) = &volume.secret {
         let name = source.secret_name.clone().unwrap_or_default();
         let data = lookup.secret(namespace, &name).await?;
-        return pick("secret", &name, data, source.items.as_deref(), source.optional, source.default_mode);
+        return pick(
+            "secret",
+            &name,
+            data,
+            source.items.as_deref(),
+            source.optional,
+            source.default_mode,
+        );
     }
     if let Some(source) = &volume.downward_api {
         return fields(source.items.as_deref(), facts, source.default_mode);
@@ -142,12 +156,19 @@ async fn projection(
         let data = lookup.config_map(namespace, &source.name).await?;
         let data = match data {
             // the root certificate is what this runner itself trusts, when nobody published it
-            None if source.name == "kube-root-ca.crt" => lookup
-                .cluster_ca()
-                .map(|ca| BTreeMap::from([("ca.crt".to_owned(), ca.to_vec())])),
+            None if source.name == "kube-root-ca.crt" => {
+                lookup.cluster_ca().map(|ca| BTreeMap::from([("ca.crt".to_owned(), ca.to_vec())]))
+            }
             data => data,
         };
-        return pick("configmap", &source.name, data, source.items.as_deref(), source.optional, mode);
+        return pick(
+            "configmap",
+            &source.name,
+            data,
+            source.items.as_deref(),
+            source.optional,
+            mode,
+        );
     }
     if let Some(source) = &part.secret {
         let data = lookup.secret(namespace, &source.name).await?;

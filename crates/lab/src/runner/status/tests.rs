@@ -5,8 +5,10 @@ use serde_json::json;
 const T0: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn pod(spec: serde_json::Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 fn running(record: &mut PodRecord, name: &str, ready: bool) {
@@ -72,7 +74,10 @@ fn crash_loop_keeps_the_pod_running_and_shows_the_last_exit() {
     let c = &status.container_statuses.unwrap()[0];
     let waiting = c.state.as_ref().unwrap().waiting.as_ref().unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
-    assert_eq!(waiting.message.as_deref(), Some("back-off 2m40s restarting failed container=a pod=p_d(u)"));
+    assert_eq!(
+        waiting.message.as_deref(),
+        Some("back-off 2m40s restarting failed container=a pod=p_d(u)")
+    );
     assert_eq!(c.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 1);
     assert_eq!(c.restart_count, 4);
 }

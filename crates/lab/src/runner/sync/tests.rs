@@ -9,8 +9,10 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn pod(spec: serde_json::Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 fn record() -> PodRecord {
@@ -90,7 +92,9 @@ fn init_containers_run_in_order_and_sidecars_keep_running() {
 
 #[test]
 fn a_failed_init_container_ends_a_pod_that_never_restarts() {
-    let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+    let pod = pod(
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}),
+    );
     let mut record = record();
     set(&mut record, "i", exited(3, 1));
     assert!(finished(&pod, &record));
@@ -112,7 +116,9 @@ fn restart_policy_decides_by_exit_code() {
         let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
         let mut record = record();
         set(&mut record, "a", exited(code, 1));
-        let starts = plan(&pod, &record, at(1)).actions.contains(&Action::Start { container: "a".into(), restart: true });
+        let starts = plan(&pod, &record, at(1))
+            .actions
+            .contains(&Action::Start { container: "a".into(), restart: true });
         assert_eq!(starts, again, "{policy} {code}");
         assert_eq!(finished(&pod, &record), !again, "{policy} {code}");
     }
