@@ -131,7 +131,7 @@ pub(super) fn main(args: &[String]) -> i32 {
         return reverse(server, ip);
     }
     if !name.ends_with('.') {
-        let searches = lines("search").last().unwrap_or_default();
+        let searches = lines("search").next_back().unwrap_or_default();
         names.extend(searches.split_whitespace().map(|s| format!("{name}.{s}")));
     }
     let ndots =

@@ -148,7 +148,7 @@ impl PodRecord {
 
     /// The container's record, made when it is asked for first.
     pub fn container(&mut self, name: &str) -> &mut ContainerRecord {
-        self.containers.entry(name.to_owned()).or_insert_with(ContainerRecord::new)
+        self.containers.entry(name.to_owned()).or_default()
     }
 }
 
