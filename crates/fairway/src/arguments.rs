@@ -1,5 +1,6 @@
 //! What may be typed. Names, defaults and help live here and nowhere else.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::exec::Target;
 use lab::layout::LabName;
 
-use crate::Words;
+
 
 /// The whole network of a Kubernetes node in one binary.
 #[derive(Debug, Parser)]
@@ -147,7 +148,7 @@ Examples:
         target: Target,
         /// The program and its arguments, after --.
         #[arg(last = true, required = true, value_name = "CMD")]
-        command: Words,
+        command: Vec<OsString>,
     },
     /// Break a node and repair it.
     Node {
@@ -185,7 +186,7 @@ Exits 1 when anything did not go as it should. Uses kubectl for the commands it 
         #[arg(long)]
         resolv: Option<PathBuf>,
         #[arg(last = true, required = true)]
-        command: Words,
+        command: Vec<OsString>,
     },
 }
 

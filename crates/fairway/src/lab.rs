@@ -1,5 +1,6 @@
 //! `fairway lab …`: each command to its call in the crate `lab`.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ use lab::teardown::Down;
 use lab::{client, control, demo, enter, exec, node, preflight, runner, teardown, up};
 
 use crate::arguments::{LabCommand, NodeCommand, NodeOptions, Output, OutputFormat, PodRunnerOptions};
-use crate::{Words, small_runtime};
+use crate::small_runtime;
 
 pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -111,7 +112,7 @@ fn kubeconfig(name: &LabName, path: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn become_program(place: &Place, command: &Words) -> ExitCode {
+fn become_program(place: &Place, command: &[OsString]) -> ExitCode {
     let (code, error) = if command.is_empty() { enter::exec(command) } else { place.exec(command) };
     crate::complain(&error);
     ExitCode::from(code)

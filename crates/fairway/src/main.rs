@@ -7,7 +7,6 @@ mod agent;
 mod arguments;
 mod lab;
 
-use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -90,5 +89,3 @@ fn small_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// A command given after `--`.
-type Words = Vec<OsString>;
