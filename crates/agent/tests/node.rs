@@ -37,8 +37,7 @@ fn api(dir: &Path) -> (Handle, PathBuf) {
     listener.set_nonblocking(true).expect("non-blocking");
     let mut config = Config::in_memory().expect("an authority");
     config.listeners.push(listener);
-    let user =
-        User { name: "agent".into(), groups: vec!["system:masters".into()], ..User::default() };
+    let user = User::new("agent", &["system:masters"]);
     config.tokens = HashMap::from([(TOKEN.to_owned(), user)]);
     let authority = BASE64_STANDARD.encode(config.authority.certificate_pem());
     let server = Server::start(config).expect("the server");
