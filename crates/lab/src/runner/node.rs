@@ -54,9 +54,10 @@ pub async fn watch_network(dir: std::path::PathBuf, ready: watch::Sender<bool>) 
 pub async fn run(client: kube::Client, config: RunnerConfig, mut network: watch::Receiver<bool>) {
     let nodes: Api<Node> = Api::all(client.clone());
     let mut wait = Duration::from_millis(50);
-    let node = loop {
-        match register(&nodes, &config, *network.borrow_and_update()).await {
-            Ok(node) => break node,
+    let (node, registered) = loop {
+        let now = *network.borrow_and_update();
+        match register(&nodes, &config, now).await {
+            Ok(node) => break (node, now),
             Err(error) => {
                 tracing::warn!(%error, "cannot register the node; trying again");
                 tokio::time::sleep(wait).await;
@@ -71,8 +72,8 @@ pub async fn run(client: kube::Client, config: RunnerConfig, mut network: watch:
     lease_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut status_tick = interval_at(Instant::now() + STATUS_PERIOD, STATUS_PERIOD);
     let mut retry = Duration::from_secs(3600);
-    // the registration may have seen an older state than the watch
-    let mut dirty = false;
+    // the network may have become ready while the node was being registered
+    let mut dirty = ready != registered;
     loop {
         if dirty {
             match write_status(&nodes, &config, &known, ready).await {
