@@ -8,18 +8,21 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::exec::Target;
 use lab::layout::LabName;
 
-
-
 /// The whole network of a Kubernetes node in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "fairway", version, max_term_width = 110, after_help = "\
+#[command(
+    name = "fairway",
+    version,
+    max_term_width = 110,
+    after_help = "\
 Examples:
   fairway lab up                      a cluster of namespaces on this machine (root)
   fairway lab demo                    the same, with Services, requests and what happened
   fairway agent --node-name node-1 --kubeconfig /etc/kubernetes/kubelet.conf
 
 Exit codes: 0 done, 1 failed, 2 or 64 wrong usage; `lab exec` exits as the program it ran.
-Logs go to standard error; FAIRWAY_LOG sets how much (error, warn, info, debug, trace).")]
+Logs go to standard error; FAIRWAY_LOG sets how much (error, warn, info, debug, trace)."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -237,7 +240,13 @@ pub(crate) struct NodeOptions {
 #[derive(Debug, Args)]
 pub(crate) struct Name {
     /// The lab's name.
-    #[arg(long = "name", id = "name", value_name = "LAB", default_value = "lab", env = "FAIRWAY_LAB_NAME")]
+    #[arg(
+        long = "name",
+        id = "name",
+        value_name = "LAB",
+        default_value = "lab",
+        env = "FAIRWAY_LAB_NAME"
+    )]
     pub(crate) lab: LabName,
 }
 
@@ -297,8 +306,9 @@ mod tests {
         let parsed = Arguments::try_parse_from([
             "fairway", "lab", "exec", "--name", "x", "pod/ns/a", "--", "sh", "-c", "exit 3",
         ]);
-        let Ok(Arguments { command: Command::Lab { command: LabCommand::Exec { name, target, command } } }) =
-            parsed
+        let Ok(Arguments {
+            command: Command::Lab { command: LabCommand::Exec { name, target, command } },
+        }) = parsed
         else {
             panic!("{parsed:?}");
         };

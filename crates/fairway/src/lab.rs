@@ -14,7 +14,9 @@ use lab::status::{self, Format};
 use lab::teardown::Down;
 use lab::{client, control, demo, enter, exec, node, preflight, runner, teardown, up};
 
-use crate::arguments::{LabCommand, NodeCommand, NodeOptions, Output, OutputFormat, PodRunnerOptions};
+use crate::arguments::{
+    LabCommand, NodeCommand, NodeOptions, Output, OutputFormat, PodRunnerOptions,
+};
 use crate::small_runtime;
 
 pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
@@ -26,7 +28,7 @@ pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
                 detach: options.detach,
                 api_port: options.api_port,
                 persist: options.persist,
-                quiet: options.quiet,
+                talk: if options.quiet { up::Talk::Quiet } else { up::Talk::Full },
             };
             small_runtime()?.block_on(up::up(options))?;
         }
@@ -87,7 +89,8 @@ fn down(name: &LabName, all: bool, purge: bool) -> anyhow::Result<ExitCode> {
                 voice.step(Mark::Good, &format!("lab {name} is gone"), Some(began.elapsed()));
             }
             Ok(Down::StateKept) => {
-                let text = format!("lab {name} is down; its objects are kept (--purge removes them)");
+                let text =
+                    format!("lab {name} is down; its objects are kept (--purge removes them)");
                 voice.step(Mark::Good, &text, Some(began.elapsed()));
             }
             // The other labs are taken down all the same.

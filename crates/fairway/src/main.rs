@@ -38,7 +38,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Agent(options) => agent::run(*options),
         Command::Lab { command } => lab::run(command),
-        Command::Cni => usage("`fairway cni` is called by a container runtime, with CNI_COMMAND set (CNI specification 1.1)"),
+        Command::Cni => usage(
+            "`fairway cni` is called by a container runtime, with CNI_COMMAND set (CNI specification 1.1)",
+        ),
         Command::Version => version(),
     };
     match outcome {
@@ -88,4 +90,3 @@ fn log_to_stderr() {
 fn small_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
-

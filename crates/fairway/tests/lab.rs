@@ -193,7 +193,10 @@ fn a_reboot_finds_the_objects_again() {
     // A reboot: no process, no namespace, no /run.
     let traces = lab.traces();
     kill(pid(&status(&lab)["control"]));
-    traces.processes.keys().for_each(|pid| drop(output(Command::new("kill").args(["-9", &pid.to_string()]))));
+    traces
+        .processes
+        .keys()
+        .for_each(|pid| drop(output(Command::new("kill").args(["-9", &pid.to_string()]))));
     for name in &traces.namespaces {
         output(Command::new("ip").args(["netns", "del", name]));
     }
@@ -205,9 +208,10 @@ fn a_reboot_finds_the_objects_again() {
     assert_eq!(lab.cluster_ip("hostnames", 80), before, "the Service keeps its address");
     lab.sh("kubectl rollout status deployment/hostnames --timeout=40s");
     let answer = eventually("the Service answers again", Duration::from_secs(20), || {
-        let (out, err, good) = output(&mut lab.shell(&format!(
-            "fairway lab exec node-1 -- curl -s --max-time 1 {before}/hostname"
-        )));
+        let (out, err, good) =
+            output(&mut lab.shell(&format!(
+                "fairway lab exec node-1 -- curl -s --max-time 1 {before}/hostname"
+            )));
         if good && out.starts_with("hostnames-") { Ok(out) } else { Err(out + &err) }
     });
     println!("{answer} answers after the reboot");
@@ -258,7 +262,10 @@ fn what_cannot_be_done_is_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let lab = Lab::named("bad");
-    one_line(&["lab", "up", "-d", "--name", &lab.name, "--api-port", &port], "is taken: choose another with --api-port");
+    one_line(
+        &["lab", "up", "-d", "--name", &lab.name, "--api-port", &port],
+        "is taken: choose another with --api-port",
+    );
     lab.traces().assert_none("after a taken port");
     one_line(&["lab", "up", "-d", "--name", &lab.name, "--nodes", "0"], "1 to 250 nodes");
     one_line(&["lab", "up", "-d", "--name", &lab.name, "--nodes", "251"], "1 to 250 nodes");
@@ -271,18 +278,33 @@ fn what_cannot_be_done_is_one_line() {
     let up = Lab::up("bad2", &["--nodes", "1"]);
     one_line(&["lab", "up", "-d", "--name", &up.name], "is up already (1 node");
     assert_eq!(status(&up)["state"], "Up", "refusing left it alone");
-    one_line(&["lab", "exec", "--name", &up.name, "node-9", "--", "true"], "has no node-9: it has node-1");
-    one_line(&["lab", "exec", "--name", &up.name, "pod/default/none", "--", "true"], "has no pod default/none");
+    one_line(
+        &["lab", "exec", "--name", &up.name, "node-9", "--", "true"],
+        "has no node-9: it has node-1",
+    );
+    one_line(
+        &["lab", "exec", "--name", &up.name, "pod/default/none", "--", "true"],
+        "has no pod default/none",
+    );
     let code = |words: &[&str]| Command::new(FAIRWAY).args(words).output().unwrap().status.code();
-    assert_eq!(code(&["lab", "exec", "--name", &up.name, "node-1", "--", "sh", "-c", "exit 42"]), Some(42));
-    assert_eq!(code(&["lab", "exec", "--name", &up.name, "node-1", "--", "no-such-program"]), Some(127));
+    assert_eq!(
+        code(&["lab", "exec", "--name", &up.name, "node-1", "--", "sh", "-c", "exit 42"]),
+        Some(42)
+    );
+    assert_eq!(
+        code(&["lab", "exec", "--name", &up.name, "node-1", "--", "no-such-program"]),
+        Some(127)
+    );
     assert_eq!(code(&["lab", "up", "--nodes", "many"]), Some(2));
 
     // Not root. The binary is copied to where an ordinary user may read it.
     let copy = std::env::temp_dir().join(format!("fairway-{}", std::process::id()));
     fs::copy(FAIRWAY, &copy).unwrap();
     let (_, err, good) = output(
-        Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy).args(["lab", "up"]),
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&copy)
+            .args(["lab", "up"]),
     );
     fs::remove_file(&copy).unwrap();
     assert!(!good && err.lines().count() == 1 && err.contains("not root"), "{err:?}");

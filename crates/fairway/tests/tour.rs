@@ -47,7 +47,11 @@ fn parse(document: &str) -> Vec<Piece> {
         let mut steps: Vec<Step> = Vec::new();
         while let Some((at, line)) = lines.next_if(|(_, line)| *line != "```") {
             if let Some(command) = line.strip_prefix("$ ") {
-                steps.push(Step { line: at + 1, command: command.to_owned(), shown: String::new() });
+                steps.push(Step {
+                    line: at + 1,
+                    command: command.to_owned(),
+                    shown: String::new(),
+                });
             } else if let Some(step) = steps.last_mut() {
                 match line.strip_prefix("> ") {
                     Some(more) if step.shown.is_empty() => {
@@ -183,13 +187,19 @@ fn the_tour_prints_what_it_shows() {
             let Piece::Console(steps) = piece else { continue };
             for step in steps {
                 if let Some(printed) = corrected.get(&step.line) {
-                    step.shown = if printed.is_empty() { String::new() } else { format!("{printed}\n") };
+                    step.shown =
+                        if printed.is_empty() { String::new() } else { format!("{printed}\n") };
                 }
             }
         }
         fs::write(&path, render(&pieces)).unwrap();
     }
-    panic!("{} of {} commands print something else:\n{wrong}\n{}", corrected.len(), results.len(), lab.logs());
+    panic!(
+        "{} of {} commands print something else:\n{wrong}\n{}",
+        corrected.len(),
+        results.len(),
+        lab.logs()
+    );
 }
 
 #[test]
@@ -222,10 +232,16 @@ fn the_document_is_read_and_written_alike() {
 fn comparing_sees_real_differences_only() {
     let same = |shown: &str, printed: &str| agrees(&normal(shown), &normal(printed));
     let row = "httpd-741508562-4h08z   1/1   Running   0   25s   10.244.1.28   node-2   <none>";
-    assert!(same("httpd-6b4c5d7f88-x7k2p 1/1 Running 0 3m10s 10.244.3.4 node-1 <none>", "httpd-6b4c5d7f89-x7k2q 1/1 Running 0 2s 10.244.1.4 node-2 <none>"));
+    assert!(same(
+        "httpd-6b4c5d7f88-x7k2p 1/1 Running 0 3m10s 10.244.3.4 node-1 <none>",
+        "httpd-6b4c5d7f89-x7k2q 1/1 Running 0 2s 10.244.1.4 node-2 <none>"
+    ));
     assert!(!same(row, &row.replace("Running", "Pending")));
     assert!(!same(row, &row.replace("1/1", "0/1")));
-    assert!(same("kubernetes ClusterIP 10.96.0.1 <none> 443/TCP 4s", "kubernetes  ClusterIP  10.96.0.1  <none>  443/TCP  2m"));
+    assert!(same(
+        "kubernetes ClusterIP 10.96.0.1 <none> 443/TCP 4s",
+        "kubernetes  ClusterIP  10.96.0.1  <none>  443/TCP  2m"
+    ));
     assert!(!same("svc 10.96.0.1 8080/TCP", "svc 10.96.0.2 8080/TCP"));
     assert!(same("a\n...\nz", "a\nb\nc\nz") && same("...", "") && !same("a\n...\nz", "a\nb"));
     assert!(!same("", "something"));
@@ -268,7 +284,12 @@ fn services_do_what_the_tour_says_in_words() {
     for node in 1..=3_u8 {
         let door = SocketAddr::new(IpAddr::from([172, 30, 1, node]), 30000);
         let answers = request::many(&lab.netns("client"), door, "/", 50).unwrap();
-        assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|body| body.contains("It works!"))), "{answers:?}");
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.as_ref().is_ok_and(|body| body.contains("It works!"))),
+            "{answers:?}"
+        );
     }
     // The ClusterIP is not for the outside.
     assert!(request::get(&lab.netns("client"), service, "/hostname").unwrap().is_err());
@@ -278,13 +299,21 @@ fn services_do_what_the_tour_says_in_words() {
     let from = lab.netns("node-2");
     let kept = eventually("affinity holds", Duration::from_secs(5), || {
         let counts = ask(&from, service, 60);
-        if counts.len() == 1 { Ok(counts.into_keys().next().unwrap()) } else { Err(format!("{counts:?}")) }
+        if counts.len() == 1 {
+            Ok(counts.into_keys().next().unwrap())
+        } else {
+            Err(format!("{counts:?}"))
+        }
     });
     assert!(pods.contains_key(&kept), "{kept}");
     // Renewed by use: longer than the timeout in all, never idle as long.
     for _ in 0..5 {
         std::thread::sleep(Duration::from_millis(800));
-        assert_eq!(ask(&from, service, 1).into_keys().next(), Some(kept.clone()), "affinity is renewed by use");
+        assert_eq!(
+            ask(&from, service, 1).into_keys().next(),
+            Some(kept.clone()),
+            "affinity is renewed by use"
+        );
     }
     let moved = (0..15).any(|_| {
         std::thread::sleep(Duration::from_millis(2300));

@@ -141,9 +141,10 @@ fn authority(layout: &Layout) -> anyhow::Result<Authority> {
         });
     }
     let authority = Authority::generate().context("cannot make a certificate authority")?;
-    for (path, text, mode) in
-        [(&key, authority.key_pem(), 0o600), (&certificate, authority.certificate_pem().to_owned(), 0o644)]
-    {
+    for (path, text, mode) in [
+        (&key, authority.key_pem(), 0o600),
+        (&certificate, authority.certificate_pem().to_owned(), 0o644),
+    ] {
         write_bytes(path, text.as_bytes(), mode)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -159,7 +160,8 @@ fn forget_readiness(store: &Store) {
     let nodes = Resource::new("", "nodes");
     for node in store.list(&nodes, None).items {
         let mut node = Value::clone(&node);
-        let Some(conditions) = node.pointer_mut("/status/conditions").and_then(Value::as_array_mut) else {
+        let Some(conditions) = node.pointer_mut("/status/conditions").and_then(Value::as_array_mut)
+        else {
             continue;
         };
         for condition in conditions.iter_mut().filter(|condition| condition["type"] == "Ready") {

@@ -39,8 +39,19 @@ pub struct UpOptions {
     pub api_port: Option<u16>,
     /// Keep the objects when the lab is taken down.
     pub persist: bool,
-    /// Say nothing but errors.
-    pub quiet: bool,
+    /// How much to say.
+    pub talk: Talk,
+}
+
+/// How much a command says beside errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Talk {
+    /// Nothing.
+    Quiet,
+    /// Each step, on standard output: the demo's way, where the steps are the result.
+    Steps,
+    /// Progress on standard error, a summary with the next commands on standard output.
+    Full,
 }
 
 /// Brings a lab up. In the foreground, returns when it was taken down again.
@@ -58,7 +69,7 @@ pub async fn up(options: UpOptions) -> anyhow::Result<()> {
         .with_context(|| cannot("make", &layout.run_dir()))?;
     refuse_running(&layout)?;
     let swept = teardown::sweep(&layout)?;
-    if swept.any() && !options.quiet {
+    if swept.any() && options.talk != Talk::Quiet {
         let text = format!(
             "cleared what an earlier run left: {} processes, {} namespaces, {} mounts",
             swept.processes, swept.namespaces, swept.mounts
@@ -131,14 +142,14 @@ impl Running {
         options: &UpOptions,
         voice: Voice,
     ) -> anyhow::Result<()> {
-        if !options.quiet {
+        if options.talk == Talk::Full {
             voice.line("\nCtrl-C takes it down.");
         }
         tokio::select! {
             () = self.interrupts.next() => {
                 let began = Instant::now();
                 let down = teardown::down(layout, false)?;
-                if !options.quiet {
+                if options.talk != Talk::Quiet {
                     let kept = if down == teardown::Down::StateKept { ", its objects are kept" } else { "" };
                     voice.step(Mark::Good, &format!("lab {} is down{kept}", layout.name()), Some(began.elapsed()));
                 }
@@ -173,8 +184,10 @@ async fn bring_up(
     let mut nodes = 0;
     let mut step = Instant::now();
     let say = |text: &str, step: &mut Instant| {
-        if !options.quiet {
-            voice.step(Mark::Good, text, Some(step.elapsed()));
+        match options.talk {
+            Talk::Quiet => {}
+            Talk::Steps => voice.result(Mark::Good, text, Some(step.elapsed())),
+            Talk::Full => voice.step(Mark::Good, text, Some(step.elapsed())),
         }
         *step = Instant::now();
     };
@@ -215,7 +228,7 @@ async fn bring_up(
             Err(error) => bail!("the control process wrote {line:?}: {error}"),
         }
     };
-    if !options.quiet {
+    if options.talk == Talk::Full {
         summary(layout, nodes, &url, voice, began.elapsed());
     }
     Ok(running)

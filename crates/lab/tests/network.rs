@@ -40,20 +40,33 @@ fn nodes_and_client_reach_each_other_and_the_rest_is_unreachable_at_once() {
 
     // The API server's inner address is reached from every node and from the client.
     let api = network.listen(API_PORT).unwrap();
-    for from in [layout.node_namespace("node-1"), layout.node_namespace("node-3"), layout.client_namespace()] {
+    for from in [
+        layout.node_namespace("node-1"),
+        layout.node_namespace("node-3"),
+        layout.client_namespace(),
+    ] {
         connect(&from, SWITCH_V4, API_PORT).unwrap();
         api.accept().unwrap();
     }
     // Node to node and client to node, IPv4 and IPv6, without a pause for address detection.
     let inside = Namespace::open(&layout.node_namespace("node-2")).unwrap();
     for address in [IpAddr::V4(nodes[1].v4), IpAddr::V6(nodes[1].v6)] {
-        let listener = inside.run(|| TcpListener::bind(SocketAddr::new(address, 7000))).unwrap().unwrap();
+        let listener =
+            inside.run(|| TcpListener::bind(SocketAddr::new(address, 7000))).unwrap().unwrap();
         for from in [layout.node_namespace("node-1"), layout.client_namespace()] {
             let began = Instant::now();
             let mut near = connect(&from, address, 7000).unwrap();
-            assert!(began.elapsed() < Duration::from_millis(500), "{address}: {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < Duration::from_millis(500),
+                "{address}: {:?}",
+                began.elapsed()
+            );
             let (mut far, peer) = listener.accept().unwrap();
-            assert!(peer.ip() == IpAddr::V4(CLIENT_V4) || from != layout.client_namespace() || peer.is_ipv6());
+            assert!(
+                peer.ip() == IpAddr::V4(CLIENT_V4)
+                    || from != layout.client_namespace()
+                    || peer.is_ipv6()
+            );
             near.write_all(b"hello").unwrap();
             let mut word = [0; 5];
             far.read_exact(&mut word).unwrap();
@@ -63,7 +76,8 @@ fn nodes_and_client_reach_each_other_and_the_rest_is_unreachable_at_once() {
     // What the switch does not know is refused at once, not swallowed.
     let began = Instant::now();
     for to in ["10.96.0.1", "10.244.1.2", "fd00:10:96::1"] {
-        let error = connect(&layout.client_namespace(), to.parse::<IpAddr>().unwrap(), 80).unwrap_err();
+        let error =
+            connect(&layout.client_namespace(), to.parse::<IpAddr>().unwrap(), 80).unwrap_err();
         let refusals = [libc::EHOSTUNREACH, libc::ENETUNREACH];
         assert!(error.raw_os_error().is_some_and(|code| refusals.contains(&code)), "{to}: {error}");
     }
@@ -88,7 +102,8 @@ fn a_sweep_ends_processes_mounts_and_files() {
     drop(Network::build(&layout, &NodePlan::all(1)).unwrap());
     // A process inside by namespace, one outside by its mark, a mount below the run directory.
     let inside = Namespace::open(&layout.node_namespace("node-1")).unwrap();
-    let mut by_place = inside.run(|| std::process::Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
+    let mut by_place =
+        inside.run(|| std::process::Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
     let mut by_mark = std::process::Command::new("sleep")
         .arg("60")
         .env(teardown::MARKER, layout.name().as_str())
@@ -97,7 +112,8 @@ fn a_sweep_ends_processes_mounts_and_files() {
     drop(inside);
     let mounted = layout.run_dir().join("mounted");
     std::fs::create_dir(&mounted).unwrap();
-    rustix::mount::mount("tmpfs", &mounted, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    rustix::mount::mount("tmpfs", &mounted, "tmpfs", rustix::mount::MountFlags::empty(), None)
+        .unwrap();
     std::fs::write(mounted.join("file"), "x").unwrap();
     std::fs::write(layout.run_dir().join("file"), "x").unwrap();
     std::thread::sleep(Duration::from_millis(50)); // let both exec

@@ -1,5 +1,5 @@
 //! A lab for a test: brought up with the real binary, asked through the real `kubectl`, gone at the end.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,8 @@ pub const FAIRWAY: &str = env!("CARGO_BIN_EXE_fairway");
 
 /// What a test needs from the machine; a missing thing is said, and a failure where nothing may be skipped.
 pub fn ready(tools: &[&str]) -> bool {
-    let mut missing: Vec<String> = tools.iter().filter(|t| which(t).is_none()).map(|t| (*t).to_owned()).collect();
+    let mut missing: Vec<String> =
+        tools.iter().filter(|t| which(t).is_none()).map(|t| (*t).to_owned()).collect();
     if !output(Command::new("id").arg("-u")).0.trim().eq("0") {
         missing.push("root".to_owned());
     }
@@ -43,19 +44,27 @@ fn which(tool: &str) -> Option<PathBuf> {
 
 /// Runs a command; standard output, standard error, whether it went well.
 pub fn output(command: &mut Command) -> (String, String, bool) {
-    let Output { status, stdout, stderr } =
-        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let Output { status, stdout, stderr } = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (text(stdout), text(stderr), status.success())
 }
 
 /// Waits until `probe` gives a value.
-pub fn eventually<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(
+    what: &str,
+    patience: Duration,
+    mut probe: impl FnMut() -> Result<T, String>,
+) -> T {
     let began = Instant::now();
     loop {
         match probe() {
             Ok(value) => return value,
-            Err(last) if began.elapsed() > patience => panic!("{what}: not within {patience:?}: {last}"),
+            Err(last) if began.elapsed() > patience => {
+                panic!("{what}: not within {patience:?}: {last}")
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
@@ -98,7 +107,11 @@ impl Lab {
         let tail = |file: &PathBuf| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let lines: Vec<&str> = text.lines().rev().take(15).collect();
-            format!("== {}\n{}\n", file.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+            format!(
+                "== {}\n{}\n",
+                file.display(),
+                lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+            )
         };
         files.iter().map(tail).collect()
     }
@@ -158,7 +171,8 @@ impl Lab {
 
     /// A Service's ClusterIP.
     pub fn cluster_ip(&self, service: &str, port: u16) -> SocketAddr {
-        let address = self.sh(&format!("kubectl get svc {service} -o jsonpath={{.spec.clusterIP}}"));
+        let address =
+            self.sh(&format!("kubectl get svc {service} -o jsonpath={{.spec.clusterIP}}"));
         SocketAddr::new(address.parse().unwrap(), port)
     }
 
@@ -223,7 +237,8 @@ impl Traces {
         traces.processes = processes(lab, &traces.inodes);
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         traces.mounts = table.lines().filter(|l| l.contains(lab)).map(str::to_owned).collect();
-        let dirs = ["/run/fairway/labs", "/var/lib/fairway/labs"].map(|root| Path::new(root).join(lab));
+        let dirs =
+            ["/run/fairway/labs", "/var/lib/fairway/labs"].map(|root| Path::new(root).join(lab));
         traces.files = dirs.into_iter().filter(|dir| dir.exists()).collect();
         traces
     }
@@ -251,8 +266,11 @@ fn processes(lab: &str, inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
         if arguments.is_empty() {
             continue; // a kernel thread or a zombie
         }
-        let marked = read("environ").split(|b| *b == 0).any(|v| v == format!("FAIRWAY_LAB={lab}").as_bytes());
-        let inside = fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| inodes.contains(&m.ino()));
+        let marked = read("environ")
+            .split(|b| *b == 0)
+            .any(|v| v == format!("FAIRWAY_LAB={lab}").as_bytes());
+        let inside =
+            fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| inodes.contains(&m.ino()));
         let ours = arguments.contains("fairway") && arguments.contains(lab);
         if marked || inside || ours {
             found.insert(pid, arguments);
@@ -266,7 +284,9 @@ pub fn host_network() -> String {
     let script = "ip -o link show | sed -E 's/^[0-9]+: ([^:]+):.*/\\1/' | sort; ip rule; ip -6 rule; \
                   ip route show table all; cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding \
                   /proc/sys/net/ipv4/conf/all/rp_filter";
-    let (out, err, good) = output(Command::new("bash").args(["-c", script]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+    let (out, err, good) = output(
+        Command::new("bash").args(["-c", script]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+    );
     assert!(good, "{err}");
     out
 }

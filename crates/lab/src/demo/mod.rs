@@ -39,7 +39,7 @@ pub async fn run(name: LabName) -> anyhow::Result<bool> {
         detach: true,
         api_port: None,
         persist: false,
-        quiet: false,
+        talk: up::Talk::Steps,
     })
     .await?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
