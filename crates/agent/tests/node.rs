@@ -1,4 +1,5 @@
 //! One agent, a real API server in the same process, a real kernel in a namespace of its own.
+#![allow(clippy::print_stdout, reason = "measured times belong to the test's output")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
 //! A client, a node and two pods (5 and 6) as namespaces, removed at the end.
+#![allow(clippy::print_stderr, reason = "a namespace that is left behind must be heard of")]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
