@@ -1,5 +1,11 @@
 //! A lab's life with the real binary: nothing stays behind whatever dies, several live side by side, objects survive a
 //! reboot, and what cannot be done is said in one line.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 
 mod support;
 

@@ -116,6 +116,11 @@ impl Lab {
         files.iter().map(tail).collect()
     }
 
+    /// Where the test's own links to `fairway` and `kubectl` are.
+    fn tools(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("fairway-test-{}", self.name))
+    }
+
     /// `/run/fairway/labs/<lab>`.
     pub fn run_dir(&self) -> PathBuf {
         Path::new("/run/fairway/labs").join(&self.name)
@@ -145,7 +150,7 @@ impl Lab {
 
     /// A shell with `fairway` and `kubectl` on the path, the lab's kubeconfig, in the repository's root.
     pub fn shell(&self, script: &str) -> Command {
-        let tools = self.run_dir().join("test-bin");
+        let tools = self.tools();
         fs::create_dir_all(&tools).unwrap();
         let link = |name: &str, target: &Path| {
             let file = tools.join(name);
@@ -201,6 +206,7 @@ impl Drop for Lab {
             eprintln!("{}", self.logs());
         }
         drop(output(Command::new(FAIRWAY).args(["lab", "down", "--purge", "--name", &self.name])));
+        drop(fs::remove_dir_all(self.tools()));
     }
 }
 
