@@ -24,8 +24,7 @@ check: ## formatting, lints and level rules, without running anything
 
 bench: ## the numbers: bring-up, programming latency, full sync, memory (root, release build)
 	@tools/install build
-	$(CARGO) build --release --locked -p fairway
-	benches/run
+	$(CARGO) bench --locked -p fairway --bench lab
 
 clean:
 	$(CARGO) clean

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use agent::AgentConfig;
 use apiserver::auth::User;
 use apiserver::server::{Config, Handle, Server};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use fairway_agent::AgentConfig;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -63,7 +63,7 @@ fn start(dir: &Path, kubeconfig: &Path) -> JoinHandle<()> {
         health_addr: HEALTH.parse::<SocketAddr>().expect("an address"),
     };
     tokio::task::spawn_local(async move {
-        if let Err(error) = fairway_agent::run(config).await {
+        if let Err(error) = agent::run(config).await {
             panic!("the agent ended: {error:#}");
         }
     })

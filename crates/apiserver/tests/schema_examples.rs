@@ -1,12 +1,18 @@
 //! Every example goes through the engines the server uses, and no JSON makes one of them panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 
 use std::path::Path;
 
-use fairway_apiserver::kinds::{Kinds, split_api_version};
-use fairway_apiserver::schema::body;
-use fairway_apiserver::schema::decode::FieldValidation;
-use fairway_apiserver::table::{self, IncludeObject};
-use fairway_apiserver::{allocate, convert, defaults, merge, openapi, validate};
+use apiserver::kinds::{Kinds, split_api_version};
+use apiserver::schema::body;
+use apiserver::schema::decode::FieldValidation;
+use apiserver::table::{self, IncludeObject};
+use apiserver::{allocate, convert, defaults, merge, openapi, validate};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -237,7 +243,7 @@ proptest! {
                 }
             }
         }
-        let schema = fairway_apiserver::schema::Schema::structural(std::sync::Arc::new(spec.clone()));
+        let schema = apiserver::schema::Schema::structural(std::sync::Arc::new(spec.clone()));
         let mut value = rest.clone();
         drop(schema.prune(&mut value));
         drop(merge::strategic(&schema, &rest, &other));

@@ -1,4 +1,10 @@
 //! The running server, asked by stock clients: several kubectl versions and the kube crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 
 mod server_support;
 

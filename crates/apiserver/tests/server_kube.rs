@@ -1,4 +1,10 @@
 //! The running server, asked by the kube crate: conflicts, paging, watches, tokens.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 
 mod server_support;
 
@@ -147,7 +153,7 @@ fn watches_replay_select_and_expire() {
 
         // A revision older than the ring remembers.
         let place = server.registry.place("", "configmaps", "default", "").unwrap();
-        for n in 0..fairway_apiserver::store::RING {
+        for n in 0..apiserver::store::RING {
             let map = json!({"metadata": {"name": format!("r{n}")}});
             server.registry.create(&place, map, &Default::default()).unwrap();
         }
@@ -247,12 +253,7 @@ fn finalizers_grace_and_namespaces_hold_objects() {
         let finalize = json!({"metadata": {"name": name}, "spec": {"finalizers": []}});
         server
             .registry
-            .update(
-                &place,
-                fairway_apiserver::registry::Part::Finalize,
-                finalize,
-                &Default::default(),
-            )
+            .update(&place, apiserver::registry::Part::Finalize, finalize, &Default::default())
             .unwrap();
         assert_eq!(code(namespaces.get(&name).await.unwrap_err()).0, 404);
     });

@@ -1,4 +1,10 @@
 //! Pods attached by the plugin to real nodes, and real packets between them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 #![allow(missing_docs, unreachable_pub, dead_code, reason = "a test")]
 
 mod world;

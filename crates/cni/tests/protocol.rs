@@ -1,4 +1,10 @@
 //! The protocol without a kernel: results per version, errors, and input of any kind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 #![allow(missing_docs, reason = "a test")]
 
 use cni::{AddResult, Environment, ResultInterface, ResultIp, ResultRoute, SpecVersion};

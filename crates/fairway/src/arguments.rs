@@ -29,6 +29,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "parsed once, moved once")]
 pub(crate) enum Command {
     /// Keep this node's network as the Kubernetes API says (a daemon).
     Agent(Box<AgentOptions>),

@@ -1,13 +1,19 @@
 //! The wiring of a lab with real namespaces: who reaches whom, who is told "unreachable", and that a sweep removes it all.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lab::layout::{API_PORT, CLIENT_V4, Layout, NodePlan, SWITCH_V4};
-use lab::network::Network;
-use lab::{lock, preflight, teardown};
+use fairway_lab::layout::{API_PORT, CLIENT_V4, Layout, NodePlan, SWITCH_V4};
+use fairway_lab::network::Network;
+use fairway_lab::{lock, preflight, teardown};
 use link::Namespace;
 
 fn privileged() -> bool {

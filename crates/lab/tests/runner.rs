@@ -3,6 +3,12 @@
 //! The CNI plugin is a shell script that makes a veth pair and an address; everything else is the real thing. Each test
 //! runs as the only thread of its process that matters, inside a network namespace of its own.
 #![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
+#![allow(
     unsafe_code,
     reason = "this test binary also plays the shim, before its test harness starts"
 )]

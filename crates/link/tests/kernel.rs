@@ -1,4 +1,10 @@
 //! Against the running kernel, in namespaces made here and removed at the end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 #![allow(missing_docs, reason = "a test")]
 
 use std::net::IpAddr;

@@ -4,7 +4,7 @@
 //! parts it had to leave out. Nothing in this crate reads a clock, a socket or a file, and nothing in it knows a kernel.
 //!
 //! ```
-//! use fairway_model::{Event, ObjectKey, SnapshotWriter, Update};
+//! use model::{Event, ObjectKey, SnapshotWriter, Update};
 //! let mut writer = SnapshotWriter::default();
 //! writer.apply(Event::Service(Update::Begin));
 //! writer.apply(Event::Service(Update::End));

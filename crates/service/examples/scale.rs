@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use fairway_service::{Config, Planner, TABLE};
 use model::{
     AddressType, ClusterIps, Conditions, EndpointSlice, Event, NodeName, ObjectKey, Protocol,
     Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, SnapshotWriter,
@@ -14,6 +13,7 @@ use model::{
 };
 use nft::kernel::Netlink;
 use nft::{Family, Kernel as _, Name};
+use service::{Config, Planner, TABLE};
 
 const ENDPOINTS: u32 = 5;
 

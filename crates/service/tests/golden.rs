@@ -6,8 +6,8 @@ mod objects;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fairway_service::{Config, Planner};
 use model::{NodeName, SnapshotWriter};
+use service::{Config, Planner};
 
 fn cases() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");

@@ -1,7 +1,6 @@
 //! Incremental equals full: whatever happens to the cluster, in whatever order, the transactions of [`Planner::update`]
 //! leave in the kernel (its double) exactly what a restarted planner would compile from the same facts.
 
-use fairway_service::{Config, Planner};
 use model::{
     AddressType, ClusterIps, Conditions, EndpointSlice, Event, NodeFacts, NodeName, ObjectKey,
     Protocol, Service, ServicePort, ServiceType, SliceEndpoint, SlicePort, SnapshotWriter,
@@ -9,6 +8,7 @@ use model::{
 };
 use nft::{Double, Family, Kernel as _, Name};
 use proptest::prelude::*;
+use service::{Config, Planner};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ proptest! {
 
     #[test]
     fn incremental_equals_full(steps in prop::collection::vec(step(), 1..40)) {
-        let table = Name::new(fairway_service::TABLE).expect("a name");
+        let table = Name::new(service::TABLE).expect("a name");
         let mut kernel = Double::new();
         let mut writer = SnapshotWriter::default();
         let mut live = planner();

@@ -119,7 +119,7 @@ fn a_generation_counts_changes_of_what_is_asked_for() {
     let policy = json!({"metadata": {"name": "p"}, "spec": {"podSelector": {}}});
     registry.create(&at, policy, &WriteOptions::default()).unwrap();
     let at = registry.place("networking.k8s.io", "networkpolicies", "default", "p").unwrap();
-    let mut bump = |pointer: &str, value: Value| {
+    let bump = |pointer: &str, value: Value| {
         let written = registry.change(&at, Part::Main, &WriteOptions::default(), |old| {
             let mut new = Value::clone(old);
             match pointer {

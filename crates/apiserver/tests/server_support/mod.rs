@@ -9,10 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use fairway_apiserver::auth::{ClientCertificate, User};
-use fairway_apiserver::registry::Registry;
-use fairway_apiserver::registry::identity::uid;
-use fairway_apiserver::server::{Config, Server};
+use apiserver::auth::{ClientCertificate, User};
+use apiserver::registry::Registry;
+use apiserver::registry::identity::uid;
+use apiserver::server::{Config, Server};
 
 /// Tried where they are installed.
 pub const KUBECTLS: &[&str] = &["kubectl", "kubectl.1.27", "kubectl.1.33"];

@@ -352,7 +352,7 @@ mod tests {
         let sources: Sources =
             [((SourceKind::ConfigMap, "m".into()), Some([("k".into(), b"v".to_vec())].into()))]
                 .into();
-        let env = build(&container, &facts, &[], &[service.clone()], &sources).unwrap();
+        let env = build(&container, &facts, &[], std::slice::from_ref(&service), &sources).unwrap();
         let get = |n: &str| env.iter().find(|(k, _)| k == n).map(|(_, v)| v.as_str());
         assert_eq!(get("B"), Some("a-v-10.96.0.1"));
         assert_eq!(get("A"), Some("again"));

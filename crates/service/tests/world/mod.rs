@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use fairway_service::{Config, Frontend, Planner, TABLE};
 use link::Namespace;
 use model::{NodeName, SnapshotWriter};
 use nft::conntrack::{self, Conntrack, Stale};
 use nft::kernel::Netlink;
 use nft::{Double, Family, Kernel as _, Name, Table, Transaction};
+use service::{Config, Frontend, Planner, TABLE};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

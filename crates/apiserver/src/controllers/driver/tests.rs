@@ -146,7 +146,7 @@ impl Cluster {
                 let options =
                     DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
                 self.delete(&PODS, &namespace, name(&pod), options);
-            } else if str_at(&pod, &["spec", "nodeName"]) != "" {
+            } else if !str_at(&pod, &["spec", "nodeName"]).is_empty() {
                 let last = self.address_of(name(&pod));
                 let mut conditions = list_at(&pod, &["status", "conditions"]).to_vec();
                 conditions.retain(|c| c["type"] != "Ready");
