@@ -1,12 +1,12 @@
 //! The lab's wiring: one switch, the nodes and the client plugged into it. An edge: makes namespaces and links.
 //!
 //! ```text
-//!   fairway-<lab>-switch          bridge `switch` 172.30.0.1/16, the API server's inner address, default unreachable
+//!   fairway-<lab>-switch          bridge `switch` 172.30.0.1/16, the API server's inner address; refuses the rest
 //!     ├─ port node-1 ═ eth0  fairway-<lab>-node-1   172.30.1.1, default via the switch
 //!     ├─ port node-2 ═ eth0  fairway-<lab>-node-2   172.30.1.2
 //!     └─ port client ═ eth0  fairway-<lab>-client   172.30.0.2: outside the cluster
 //! ```
-//! Everybody's default route leads to the switch, and the switch says "unreachable" to what it does not know: a node
+//! Everybody's default route leads to the switch, and the switch refuses what it does not know: a node
 //! needs a route for a ClusterIP before its rules can translate it, and a client that dials a ClusterIP or a pod learns
 //! at once that those are not for the outside.
 
@@ -58,9 +58,8 @@ impl Network {
         let bridge = wire.link(BRIDGE)?.context("the kernel made no bridge")?.index;
         let mut changes = addresses(bridge, SWITCH_V4, SWITCH_V6, with_v6)?;
         changes.extend(everywhere(with_v6).into_iter().map(|net| {
-            Change::AddRoute(
-                Route { kind: RouteKind::Unreachable, ..Route::to(net) }.protocol(STATIC),
-            )
+            let route = Route { kind: RouteKind::Unreachable, ..Route::to(net) };
+            Change::AddRoute(route.protocol(STATIC))
         }));
         wire.apply(&changes)?;
 
@@ -140,8 +139,11 @@ fn forward(with_v6: bool) -> anyhow::Result<()> {
     // Nodes talk through the bridge; a redirect would tell them what they know.
     sysctl::ensure("net/ipv4/conf/all/send_redirects", "0")?;
     sysctl::ensure("net/ipv4/conf/default/send_redirects", "0")?;
+    // Every "unreachable" is said, not one a second: a client that tries again must not wait.
+    sysctl::ensure("net/ipv4/icmp_ratelimit", "0")?;
     if with_v6 {
         sysctl::ensure("net/ipv6/conf/all/forwarding", "1")?;
+        sysctl::ensure("net/ipv6/icmp/ratelimit", "0")?;
     }
     Ok(())
 }
