@@ -41,8 +41,10 @@ pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
             return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         LabCommand::List { output } => {
-            let labs = status::names().iter().map(status::of).collect::<Result<Vec<_>, _>>()?;
+            let (labs, failures) = status::all();
             Voice::new().verbatim(&status::print_list(&labs, format(&output))?)?;
+            failures.iter().for_each(crate::complain);
+            return Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         LabCommand::Kubeconfig { name, path } => return kubeconfig(&name.lab, path),
         LabCommand::Exec { name, target, command } => {

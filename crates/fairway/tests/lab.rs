@@ -60,7 +60,7 @@ fn up_and_down_leaves_nothing_and_the_host_alone() {
     let (_, err, good) = lab.fairway(&["lab", "down"]);
     assert!(good, "{err}");
     lab.traces().assert_none("by lab down");
-    assert_eq!(alive.still_inside().len(), 0, "processes outlived their namespaces' names");
+    assert_eq!(alive.still_running().len(), 0, "processes outlived their namespaces' names");
     assert_eq!(before, host_network());
     let (_, err, good) = lab.fairway(&["lab", "down"]);
     assert!(good && err.contains("there is no lab"), "down again is no error: {err}");
@@ -92,14 +92,14 @@ fn whatever_dies_down_leaves_nothing() {
     lab.bring_up(&[]);
     assert_eq!(status(&lab)["nodes"].as_array().unwrap().len(), 2, "as many nodes as before");
     lab.sh("kubectl rollout status deployment/hostnames --timeout=30s");
-    assert_eq!(alive.still_inside().len(), 0, "a process of the wreck is left");
+    assert_eq!(alive.still_running().len(), 0, "a process of the wreck is left");
 
     let alive = lab.traces();
     kill(pid(&status(&lab)["control"]));
     let (_, err, good) = lab.fairway(&["lab", "down"]);
     assert!(good, "{err}");
     lab.traces().assert_none("after the control process was killed");
-    assert_eq!(alive.still_inside().len(), 0);
+    assert_eq!(alive.still_running().len(), 0);
 }
 
 #[test]

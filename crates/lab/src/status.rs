@@ -116,15 +116,18 @@ pub fn of(name: &LabName) -> anyhow::Result<LabStatus> {
     let spec: Option<LabSpec> = state::read(&state::spec_file(&layout))?;
     let kubeconfig = layout.kubeconfig().display().to_string();
     let Some(record) = record else {
-        let Some(spec) = spec else { bail!("{}", no_such_lab(name)) };
-        let state = if layout.run_dir().exists() { LabState::Broken } else { LabState::Down };
+        let half_way = layout.run_dir().exists();
+        if spec.is_none() && !half_way {
+            bail!("{}", no_such_lab(name));
+        }
+        let state = if half_way { LabState::Broken } else { LabState::Down };
         return Ok(LabStatus {
             name: name.to_string(),
             state,
             started: None,
             api_url: None,
             kubeconfig,
-            persist: spec.persist,
+            persist: spec.is_some_and(|spec| spec.persist),
             control: None,
             nodes: Vec::new(),
             services: None,
@@ -206,6 +209,20 @@ pub fn no_such_lab(name: &LabName) -> String {
     format!(
         "there is no lab {name}: `fairway lab up --name {name}` makes one, `fairway lab list` shows what there is"
     )
+}
+
+/// Every lab of this machine, and what kept others from being read. A lab that goes away meanwhile is neither.
+#[must_use]
+pub fn all() -> (Vec<LabStatus>, Vec<anyhow::Error>) {
+    let (mut labs, mut failures) = (Vec::new(), Vec::new());
+    for name in names() {
+        match of(&name) {
+            Ok(lab) => labs.push(lab),
+            Err(error) if names().contains(&name) => failures.push(error),
+            Err(_) => {}
+        }
+    }
+    (labs, failures)
 }
 
 /// Names of every lab with run-time files or state.

@@ -26,6 +26,16 @@ fn privileged() -> bool {
     false
 }
 
+/// Takes the lab down also when the test fails.
+struct TakenDown(Layout);
+
+impl Drop for TakenDown {
+    fn drop(&mut self) {
+        drop(teardown::sweep(&self.0));
+        drop(teardown::remove_run_dir(&self.0));
+    }
+}
+
 fn connect(from: &str, to: impl Into<IpAddr>, port: u16) -> io::Result<TcpStream> {
     let address = SocketAddr::new(to.into(), port);
     let from = Namespace::open(from).unwrap();
@@ -40,6 +50,7 @@ fn nodes_and_client_reach_each_other_and_the_rest_is_unreachable_at_once() {
     let layout = Layout::new(format!("net-{}", std::process::id()).parse().unwrap());
     let nodes = NodePlan::all(3);
     let held = lock::create_and_lock(&layout.run_dir()).unwrap();
+    let _down = TakenDown(layout.clone());
     let began = Instant::now();
     let network = Network::build(&layout, &nodes).unwrap();
     println!("three nodes wired in {:?}", began.elapsed());
@@ -108,6 +119,7 @@ fn a_sweep_ends_processes_mounts_and_files() {
     }
     let layout = Layout::new(format!("swp-{}", std::process::id()).parse().unwrap());
     let held = lock::create_and_lock(&layout.run_dir()).unwrap();
+    let _down = TakenDown(layout.clone());
     drop(Network::build(&layout, &NodePlan::all(1)).unwrap());
     // A process inside by namespace, one outside by its mark, a mount below the run directory.
     let inside = Namespace::open(&layout.node_namespace("node-1")).unwrap();

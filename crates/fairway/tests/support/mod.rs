@@ -222,7 +222,7 @@ pub struct Traces {
     pub namespaces: BTreeSet<String>,
     /// Network namespaces behind them.
     pub inodes: BTreeSet<u64>,
-    /// Processes in them, or with the lab's name among their arguments or in their environment: pid → arguments.
+    /// Processes in them, or with the lab's name among their arguments or in their environment: pid → start time and arguments.
     pub processes: BTreeMap<u32, String>,
     /// Lines of the mount table.
     pub mounts: BTreeSet<String>,
@@ -249,9 +249,16 @@ impl Traces {
         traces
     }
 
-    /// Processes that are in these namespaces now, also when their names are gone.
-    pub fn still_inside(&self) -> BTreeMap<u32, String> {
-        processes("no-lab-has-this-name", &self.inodes)
+    /// Those of its processes that still run: by pid and start time, as pids (and the numbers of namespaces) are
+    /// used again.
+    pub fn still_running(&self) -> BTreeMap<u32, String> {
+        let same =
+            |pid: &u32, seen: &String| started(*pid).is_some_and(|now| seen.starts_with(&now));
+        self.processes
+            .iter()
+            .filter(|(pid, seen)| same(pid, seen))
+            .map(|(p, s)| (*p, s.clone()))
+            .collect()
     }
 
     /// Fails unless there is nothing.
@@ -279,10 +286,18 @@ fn processes(lab: &str, inodes: &BTreeSet<u64>) -> BTreeMap<u32, String> {
             fs::metadata(entry.path().join("ns/net")).is_ok_and(|m| inodes.contains(&m.ino()));
         let ours = arguments.contains("fairway") && arguments.contains(lab);
         if marked || inside || ours {
-            found.insert(pid, arguments);
+            let Some(started) = started(pid) else { continue };
+            found.insert(pid, format!("{started} {arguments}"));
         }
     }
     found
+}
+
+/// When a process that is no zombie started, in ticks since boot, and a blank.
+fn started(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    (fields[0] != "Z").then(|| format!("{} ", fields[19]))
 }
 
 /// The host's own network, which a lab must not touch.
