@@ -61,7 +61,7 @@ fn namespaces_come_are_found_and_go() {
         Namespace::create(&name),
         Err(link::namespace::NamespaceError::Exists { .. })
     ));
-    assert_eq!(Namespace::list(&name).unwrap(), [name.clone()]);
+    assert_eq!(Namespace::list(&name).unwrap(), std::slice::from_ref(&name));
     let here = Namespace::current().unwrap();
     let there = Namespace::open(&name).unwrap();
     assert_ne!(here.id().unwrap(), there.id().unwrap());

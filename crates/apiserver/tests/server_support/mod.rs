@@ -172,10 +172,13 @@ impl Running {
 
 impl Kubectl {
     fn command(&self, args: &[&str]) -> Command {
-        let program = ["/usr/lib/google-cloud-sdk/bin", "/usr/local/bin", "/usr/bin"]
-            .iter()
-            .map(|dir| PathBuf::from(dir).join(self.program))
-            .find(|path| path.exists())
+        let named = std::env::var_os("FAIRWAY_KUBECTL").filter(|_| self.program == "kubectl");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let program = named
+            .map(PathBuf::from)
+            .into_iter()
+            .chain(std::env::split_paths(&path).map(|dir| dir.join(self.program)))
+            .find(|file| file.exists())
             .unwrap_or_else(|| self.program.into());
         let mut command = Command::new(program);
         command
