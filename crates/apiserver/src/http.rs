@@ -11,6 +11,7 @@ mod write;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WARNING};
@@ -255,10 +256,24 @@ pub(crate) fn accept_form(headers: &HeaderMap) -> Result<(Form, Syntax), Status>
 }
 
 /// Reads a body, at most [`BODY_LIMIT`] bytes of it.
+///
+/// What comes after the limit is read and dropped for a while before the refusal: a connection closed
+/// with bytes unread resets, and the client would see a broken connection instead of the answer.
 pub(crate) async fn read_body(request: Request<Incoming>) -> Result<Bytes, Status> {
-    match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
+    let mut body = request.into_body();
+    match Limited::new(&mut body, BODY_LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            let rest = async {
+                let mut dropped = 0;
+                while let Some(Ok(frame)) = body.frame().await {
+                    dropped += frame.data_ref().map_or(0, Bytes::len);
+                    if dropped > 8 * BODY_LIMIT {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
             Err(Status::too_large(BODY_LIMIT))
         }
         Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
