@@ -16,6 +16,7 @@ fn node(name: &str, ips: &[&str], cidrs: &[&str]) -> NodeFacts {
         internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         zone: None,
+        leaving: false,
     }
 }
 
@@ -160,6 +161,7 @@ fn any_node() -> impl Strategy<Value = NodeFacts> {
         internal_ips,
         pod_cidrs,
         zone: None,
+        leaving: false,
     })
 }
 

@@ -3,10 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Family, NodeName, Protocol, ServiceKey, SliceKey, Uid};
 
 /// `addressType` of a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AddressType {
     /// `IPv4`.
     V4,
@@ -29,7 +31,7 @@ impl AddressType {
 }
 
 /// `conditions` of an endpoint, with the API's meaning of absent fields applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conditions {
     /// Takes new connections (absent means true).
     pub ready: bool,
@@ -40,7 +42,7 @@ pub struct Conditions {
 }
 
 /// `hints` of an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hints {
     /// `forZones`.
     pub zones: Box<[Arc<str>]>,
@@ -49,7 +51,7 @@ pub struct Hints {
 }
 
 /// One port of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     /// Its name, empty if none: joins with a Service port of that name.
     pub name: Box<str>,
@@ -60,7 +62,7 @@ pub struct SlicePort {
 }
 
 /// One address of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// The address.
     pub address: IpAddr,
@@ -75,7 +77,7 @@ pub struct SliceEndpoint {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Namespace and name.
     pub key: SliceKey,

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 /// Namespace and name of an object. A cluster-scoped object has the empty namespace.
 ///
 /// Clones share one allocation. Order is by namespace, then name.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ObjectKey(Arc<str>);
 
 /// The key of a Service.
@@ -63,7 +66,8 @@ impl fmt::Debug for ObjectKey {
 }
 
 /// The name of a node.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct NodeName(Arc<str>);
 
 impl NodeName {
@@ -133,6 +137,19 @@ impl fmt::Display for Uid {
             v >> 48 & 0xffff,
             v & 0xffff_ffff_ffff
         )
+    }
+}
+
+impl Serialize for Uid {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Uid {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse(&text).ok_or_else(|| de::Error::custom(format_args!("{text:?} is no uid")))
     }
 }
 

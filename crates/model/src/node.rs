@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{Family, NodeName, Uid};
 
 /// A Node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFacts {
     /// Its name.
     pub name: NodeName,
@@ -20,6 +21,9 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<IpNet>,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// It is being deleted, or has the taint `ToBeDeletedByClusterAutoscaler`: load balancers should stop choosing it
+    /// (KEP-3836). No plan depends on this, so a change of it alone names the node in no [`crate::Change`].
+    pub leaving: bool,
 }
 
 impl NodeFacts {

@@ -4,11 +4,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{ServiceKey, Uid};
 
 /// An IP family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -28,7 +29,7 @@ impl Family {
 }
 
 /// A transport protocol a Service port can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP (6).
     Tcp,
@@ -83,7 +84,7 @@ impl fmt::Display for Protocol {
 }
 
 /// `spec.type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ServiceType {
     /// A cluster address only.
     ClusterIp,
@@ -96,7 +97,7 @@ pub enum ServiceType {
 }
 
 /// `spec.clusterIPs`, by family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterIps {
     /// The IPv4 address.
     pub v4: Option<Ipv4Addr>,
@@ -116,7 +117,7 @@ impl ClusterIps {
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// Every endpoint of the cluster.
     #[default]
@@ -126,7 +127,7 @@ pub enum TrafficPolicy {
 }
 
 /// `spec.trafficDistribution`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrafficDistribution {
     /// No preference.
     #[default]
@@ -138,7 +139,7 @@ pub enum TrafficDistribution {
 }
 
 /// One port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name, empty if it has none. EndpointSlice ports join on it.
     pub name: Box<str>,
@@ -151,7 +152,7 @@ pub struct ServicePort {
 }
 
 /// One address of `status.loadBalancer.ingress`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancerIngress {
     /// The address.
     pub address: IpAddr,
@@ -160,7 +161,7 @@ pub struct LoadBalancerIngress {
 }
 
 /// What only Services with addresses from outside have; kept apart so that the others stay small.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct External {
     /// `spec.externalIPs`.
     pub addresses: Vec<IpAddr>,
@@ -173,7 +174,7 @@ pub struct External {
 }
 
 /// A Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Namespace and name.
     pub key: ServiceKey,

@@ -346,8 +346,12 @@ impl SnapshotWriter {
             }
             Update::Listed(node) | Update::Applied(node) => {
                 self.nodes.saw(&ObjectKey::new("", node.name.as_str()));
-                if self.snapshot.nodes.get(&node.name) == Some(&node) {
-                    return false;
+                if let Some(known) = self.snapshot.nodes.get_mut(&node.name) {
+                    // Nobody plans by this; a drain must not wake the planners of a whole cluster.
+                    known.leaving = node.leaving;
+                    if *known == node {
+                        return false;
+                    }
                 }
                 self.change.nodes.insert(node.name.clone());
                 self.snapshot.nodes.insert(node.name.clone(), node);

@@ -163,6 +163,7 @@ fn event(step: &Step) -> Option<Event> {
                 format!("fd00:10:244:{cidr}::/64").parse().expect("a CIDR"),
             ],
             zone: None,
+            leaving: false,
         })),
         Step::NoNode(number) => {
             Event::Node(Update::Deleted(ObjectKey::new("", &format!("node-{number}"))))

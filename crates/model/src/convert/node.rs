@@ -10,6 +10,7 @@ use super::{Findings, Parsed};
 use crate::{Kind, NodeFacts, NodeName, Report};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl TryFrom<&api::Node> for Parsed<NodeFacts> {
     type Error = Report;
@@ -59,12 +60,16 @@ impl TryFrom<&api::Node> for Parsed<NodeFacts> {
             }
         }
         let zone = meta.labels.as_ref().and_then(|labels| labels.get(ZONE));
+        let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+        let leaving = meta.deletion_timestamp.is_some()
+            || taints.iter().any(|taint| taint.key == TO_BE_DELETED);
         let facts = NodeFacts {
             name: NodeName::new(name),
             uid: findings.object.uid,
             internal_ips,
             pod_cidrs,
             zone: zone.map(|zone| Arc::from(zone.as_str())),
+            leaving,
         };
         Ok(Self { value: facts, reports: findings.reports })
     }

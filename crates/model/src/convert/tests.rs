@@ -115,3 +115,22 @@ fn a_node_keeps_addresses_cidrs_and_zone() {
     assert_eq!(parsed.value.zone.as_deref(), Some("z1"));
     assert_eq!(parsed.reports.len(), 1);
 }
+
+#[test]
+fn a_node_that_is_being_drained_is_leaving() {
+    let leaving = |extra: serde_json::Value| {
+        let mut object = json!({"metadata": {"name": "node-1"}, "spec": {}});
+        for (field, value) in extra.as_object().expect("an object") {
+            object[field.as_str()] = value.clone();
+        }
+        let object: core::Node = serde_json::from_value(object).expect("test object");
+        Parsed::<NodeFacts>::try_from(&object).expect("a node").value.leaving
+    };
+    let taint = |key: &str| json!({"spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}});
+    assert!(!leaving(json!({})));
+    assert!(!leaving(taint("node.kubernetes.io/unschedulable")));
+    assert!(leaving(taint("ToBeDeletedByClusterAutoscaler")));
+    assert!(leaving(
+        json!({"metadata": {"name": "node-1", "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    ));
+}

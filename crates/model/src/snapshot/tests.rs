@@ -169,3 +169,31 @@ fn a_service_with_five_endpoints_stays_under_a_kibibyte() {
     let total = service_bytes + slice_bytes + index_bytes + texts;
     assert!(total < 1024, "{total} bytes");
 }
+
+#[test]
+fn a_drained_node_changes_the_facts_and_no_plan() {
+    let node = |leaving| NodeFacts {
+        name: NodeName::new("node-1"),
+        uid: None,
+        internal_ips: Vec::new(),
+        pod_cidrs: Vec::new(),
+        zone: None,
+        leaving,
+    };
+    let mut writer = SnapshotWriter::default();
+    writer.apply(Event::Node(Update::Applied(node(false))));
+    writer.take_change();
+    assert!(!writer.apply(Event::Node(Update::Applied(node(true)))));
+    assert!(!writer.has_change());
+    assert!(writer.snapshot().node("node-1").is_some_and(|node| node.leaving));
+}
+
+#[test]
+fn facts_survive_writing_and_reading() {
+    let service = service("a", 1);
+    let text = serde_json::to_string(&service).expect("writes");
+    assert_eq!(serde_json::from_str::<Service>(&text).expect("reads"), service);
+    let slice = slice("a-1", "a", &[("10.0.0.1", READY)]);
+    let text = serde_json::to_string(&slice).expect("writes");
+    assert_eq!(serde_json::from_str::<EndpointSlice>(&text).expect("reads"), slice);
+}
