@@ -1,10 +1,11 @@
-//! `/healthz`, `/livez`, `/readyz` and `/metrics`.
+//! `/healthz`, `/livez`, `/readyz`, `/status` and `/metrics`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cluster::Applied;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -12,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::health::Health;
@@ -22,8 +24,17 @@ const CONNECTIONS: usize = 32;
 /// A client that says nothing for this long is cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is served.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) node: String,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) applied: watch::Receiver<Option<Applied>>,
+}
+
 /// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>) {
+pub(crate) async fn serve(listener: TcpListener, served: Served) {
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -38,10 +49,10 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, metrics: A
             }
         };
         while connections.try_join_next().is_some() {}
-        let (health, metrics) = (health.clone(), metrics.clone());
+        let served = served.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &health, &metrics);
+                let response = answer(&request, &served);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -55,11 +66,8 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, metrics: A
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    health: &Health,
-    metrics: &Metrics,
-) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, served: &Served) -> Response<Full<Bytes>> {
+    let Served { health, metrics, .. } = served;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n".into());
     }
@@ -71,18 +79,32 @@ fn answer(
         "/healthz" => verdict(health.healthy()),
         "/livez" => verdict(health.alive()),
         "/readyz" => verdict(health.ready()),
+        "/status" => of_kind("application/json", status(served).to_string()),
         "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics.text());
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            response
-                .headers_mut()
-                .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-            response
+            of_kind("application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.text())
         }
-        _ => {
-            text(StatusCode::NOT_FOUND, "there are /healthz, /livez, /readyz and /metrics\n".into())
-        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /healthz, /livez, /readyz, /status and /metrics\n".into(),
+        ),
     }
+}
+
+/// Where this node stands: ready and healthy or why not, and up to which version of the API its kernel follows.
+fn status(served: &Served) -> serde_json::Value {
+    let why = |outcome: Result<(), String>| outcome.err();
+    serde_json::json!({
+        "node": served.node,
+        "notReady": why(served.health.ready()),
+        "unhealthy": why(served.health.healthy()),
+        "applied": *served.applied.borrow(),
+    })
+}
+
+fn of_kind(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -11,6 +11,7 @@
 //! | route thread (`worker`) | the rtnetlink socket | answers one request at a time |
 //! | HTTP server (`http`) | the listener | reads `health` |
 //! | writer of Events (crate `cluster`) | a queue | the API |
+//! | writer of progress (crate `cluster`) | the node's Lease | latest-value channel of what is applied ← services loop |
 //!
 //! Every task is owned by a handle that stops it on drop. While a commit runs, messages wait in the channel, and whatever
 //! came meanwhile goes into the next transaction; an idle agent commits at once. Stopping the agent, by signal or by
@@ -21,6 +22,7 @@ mod health;
 mod http;
 mod memory;
 mod metrics;
+mod progress;
 mod readable;
 mod services;
 mod start;

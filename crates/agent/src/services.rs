@@ -16,6 +16,7 @@ use tokio::time::sleep_until;
 use crate::health::{BEAT, Health, Need};
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 use crate::readable::readable;
 use crate::worker::Worker;
 
@@ -45,6 +46,7 @@ pub(crate) struct ServicesLoop {
     /// The fabric's part of the table, as committed.
     nat_applied: Option<nft::Table>,
     events: EventWriter,
+    progress: Progress,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     stamps: Vec<Stamp>,
@@ -66,6 +68,7 @@ impl ServicesLoop {
         nodes: watch::Sender<Option<Vec<NodeFacts>>>,
         nat: watch::Receiver<Option<nft::Table>>,
         events: EventWriter,
+        progress: Progress,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
@@ -81,6 +84,7 @@ impl ServicesLoop {
             nat_dirty: false,
             nat_applied: None,
             events,
+            progress,
             health,
             metrics,
             stamps: Vec::new(),
@@ -106,7 +110,10 @@ impl ServicesLoop {
             let outcome = match self.full.take() {
                 Some(reason) => self.full_sync(reason).await?,
                 None if self.writer.has_change() || self.nat_dirty => self.update().await?,
-                None => continue,
+                None => {
+                    self.progress.reached();
+                    continue;
+                }
             };
             self.settle(outcome);
         }
@@ -149,8 +156,9 @@ impl ServicesLoop {
 
     fn absorb(&mut self, message: Message) {
         match message {
-            Message::Event { event, received, happened, reports } => {
+            Message::Event { event, revision, received, happened, reports } => {
                 self.report(reports);
+                self.progress.saw(&event, revision);
                 let changed = self.writer.apply(event);
                 if changed && self.writer.is_complete() && self.stamps.len() < STAMPS {
                     self.stamps.push((received, happened));
@@ -300,6 +308,7 @@ impl ServicesLoop {
                 self.retry = None;
                 self.health.met(Need::Table);
                 self.health.up_to_date();
+                self.progress.reached();
             }
             Err(error) => {
                 let wait = self.retry.map_or(RETRY_FIRST, |(_, wait)| (wait * 2).min(RETRY_LAST));

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use cluster::EventWriter;
+use cluster::{EventWriter, ProgressWriter};
+use model::NodeName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::fabric_loop::FabricLoop;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::progress::Progress;
 use crate::services::{self, ServicesLoop};
 use crate::{AgentConfig, http, memory};
 
@@ -47,15 +49,25 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let (nodes, nodes_seen) = watch::channel(None);
     let (nat, nat_seen) = watch::channel(None);
+    let (applied, applied_seen) = watch::channel(None);
     let (messages, inbox) = mpsc::channel(MESSAGES);
 
+    let served = http::Served {
+        node: config.node_name.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        applied: applied_seen.clone(),
+    };
     let mut tasks = JoinSet::new();
-    tasks.spawn(http::serve(listener, health.clone(), metrics.clone()));
-    let fabric = FabricLoop::new(&config, nodes_seen, nat, health.clone(), metrics.clone())?;
+    tasks.spawn(http::serve(listener, served));
+    let fabric =
+        FabricLoop::new(&config, nodes_seen.clone(), nat, health.clone(), metrics.clone())?;
     tasks.spawn(fabric.run());
     let _watches = cluster::watch(&client, &messages);
     drop(messages);
-    let events = EventWriter::start(client, &config.node_name);
+    let events = EventWriter::start(client.clone(), &config.node_name);
+    let name = NodeName::new(&config.node_name);
+    let _progress = ProgressWriter::start(client, name, applied_seen, nodes_seen);
     let services = ServicesLoop::new(
         &config.node_name,
         sockets,
@@ -63,6 +75,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         nodes,
         nat_seen,
         events,
+        Progress::new(applied),
         health,
         metrics,
     )?;

@@ -158,6 +158,20 @@ async fn story(dir: &Path) {
     println!("endpoint in the kernel {took:?} after the API's answer");
     assert!(metric("fairway_change_to_commit_seconds_count").await > 0.0);
 
+    // What is applied is told: here at once, to everybody through a Lease within a second or two.
+    let made = slices.get("web-1").await.expect("the slice");
+    let revision = cluster::revision_of(&made.metadata).expect("a number");
+    let told = format!("\"endpointSlices\":{revision}");
+    eventually("told here", second, async || {
+        get("/status").await.is_some_and(|text| text.contains(&told))
+    })
+    .await;
+    eventually("told to everybody", 10 * second, async || {
+        let nodes = cluster::progress(&client).await.expect("progress");
+        nodes.get("node-1").is_some_and(|node| node.applied.endpoint_slices >= revision)
+    })
+    .await;
+
     // Somebody flushes everything.
     assert!(Command::new("nft").args(["flush", "ruleset"]).status().expect("nft").success());
     let took = eventually("repair", second / 2, async || has(": 10.244.2.9 . 8080")).await;

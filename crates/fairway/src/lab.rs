@@ -10,9 +10,10 @@ use lab::layout::{LabName, Layout};
 use lab::node::Which;
 use lab::runner::RunnerConfig;
 use lab::say::{Mark, Voice};
-use lab::status::{self, Format};
+use lab::status;
 use lab::teardown::Down;
 use lab::{client, control, demo, enter, exec, node, preflight, runner, teardown, up};
+use print::Format;
 
 use crate::arguments::{
     LabCommand, NodeCommand, NodeOptions, Output, OutputFormat, PodRunnerOptions,

@@ -6,13 +6,16 @@
 //! Tasks, each owned by a handle that stops it on drop:
 //! - one per watched kind ([`Watches`]): wire → conversion → one bounded channel. A full channel makes the watch wait.
 //! - one writer of Events ([`EventWriter`]): a full queue drops reports, they are repeated on the next change.
+//! - one writer of this node's progress ([`ProgressWriter`]): the latest value, never more often than the API can bear.
 
 mod connect;
 mod events;
 mod pace;
+mod progress;
 mod watch;
 
 pub use connect::{ConnectError, connect};
 pub use events::EventWriter;
 pub use kube::Client;
+pub use progress::{Applied, NodeProgress, ProgressError, ProgressWriter, progress, revision_of};
 pub use watch::{Message, Watches, watch};

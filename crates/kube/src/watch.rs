@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::pace::Retry;
+use crate::progress::revision_of;
 
 /// Objects per page where lists do not stream.
 const PAGE: u32 = 200;
@@ -35,6 +36,8 @@ pub enum Message {
     Event {
         /// What happened.
         event: Event,
+        /// The object's `resourceVersion`, where the API's is a number (Kubernetes promises it from 1.35, KEP-5504).
+        revision: Option<u64>,
         /// When it was read from the wire.
         received: Instant,
         /// When it happened, as far as the object says so; to the second unless it is an EndpointSlice.
@@ -152,6 +155,12 @@ where
     for<'a> Parsed<T>: TryFrom<&'a K, Error = Report>,
 {
     let mut happened = None;
+    let revision = match &event {
+        watcher::Event::Apply(object)
+        | watcher::Event::InitApply(object)
+        | watcher::Event::Delete(object) => revision_of(object.meta()),
+        watcher::Event::Init | watcher::Event::InitDone => None,
+    };
     let (update, reports) = match event {
         watcher::Event::Init => (Update::Begin, Vec::new()),
         watcher::Event::InitDone => (Update::End, Vec::new()),
@@ -162,7 +171,7 @@ where
             read(&object, kind, Update::Applied)
         }
     };
-    Message::Event { event: wrap(update), received: Instant::now(), happened, reports }
+    Message::Event { event: wrap(update), revision, received: Instant::now(), happened, reports }
 }
 
 fn read<K, T>(

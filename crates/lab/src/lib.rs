@@ -21,7 +21,6 @@
 
 pub mod api;
 pub mod client;
-pub mod columns;
 pub mod container;
 pub mod control;
 pub mod demo;

@@ -5,28 +5,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
+use print::Format;
+use print::columns::{key_values, mebibytes, table};
 use serde::Serialize;
 
-use crate::columns::{mebibytes, table};
 use crate::layout::{LabName, Layout, NodePlan, RUN_ROOT, STATE_ROOT};
 use crate::process::{self, ProcessId};
 use crate::protocol::{self, NodeState, Request, Response};
 use crate::state::{self, LabSpec, ProcessRecord, Role, RunRecord};
 use crate::up::age_of;
-
-/// How to print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
-    /// A table.
-    #[default]
-    Table,
-    /// A table with more columns.
-    Wide,
-    /// JSON.
-    Json,
-    /// YAML.
-    Yaml,
-}
 
 /// A lab as it is now.
 #[derive(Debug, Clone, Serialize)]
@@ -243,18 +230,15 @@ pub fn names() -> Vec<LabName> {
 /// # Errors
 /// When the status cannot be written as JSON or YAML.
 pub fn print(status: &LabStatus, format: Format) -> anyhow::Result<String> {
-    Ok(match format {
-        Format::Json => json(status)?,
-        Format::Yaml => serde_saphyr::to_string(status)?,
-        Format::Table | Format::Wide => {
-            let mut text = headline(status);
-            if !status.nodes.is_empty() {
-                text.push('\n');
-                text.push_str(&node_table(status, format == Format::Wide));
-            }
-            text
-        }
-    })
+    if let Some(text) = print::data(status, format)? {
+        return Ok(text);
+    }
+    let mut text = headline(status);
+    if !status.nodes.is_empty() {
+        text.push('\n');
+        text.push_str(&node_table(status, format == Format::Wide));
+    }
+    Ok(text)
 }
 
 /// Prints all labs.
@@ -262,13 +246,12 @@ pub fn print(status: &LabStatus, format: Format) -> anyhow::Result<String> {
 /// # Errors
 /// When they cannot be written as JSON or YAML.
 pub fn print_list(labs: &[LabStatus], format: Format) -> anyhow::Result<String> {
-    Ok(match format {
-        Format::Json => json(&labs)?,
-        Format::Yaml => serde_saphyr::to_string(&labs)?,
-        Format::Table | Format::Wide if labs.is_empty() => {
-            "No labs. `fairway lab up` makes one.\n".to_owned()
-        }
-        Format::Table | Format::Wide => {
+    if let Some(text) = print::data(&labs, format)? {
+        return Ok(text);
+    }
+    Ok(match labs {
+        [] => "No labs. `fairway lab up` makes one.\n".to_owned(),
+        labs => {
             let rows: Vec<Vec<String>> = labs
                 .iter()
                 .map(|lab| {
@@ -287,17 +270,13 @@ pub fn print_list(labs: &[LabStatus], format: Format) -> anyhow::Result<String> 
     })
 }
 
-fn json<T: Serialize>(value: &T) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
-}
-
 fn none() -> String {
     "<none>".to_owned()
 }
 
 fn headline(status: &LabStatus) -> String {
-    let mut rows = vec![vec!["Lab:".to_owned(), status.name.clone()]];
-    let mut row = |key: &str, value: String| rows.push(vec![key.to_owned(), value]);
+    let mut rows = vec![("Lab", status.name.clone())];
+    let mut row = |key: &'static str, value: String| rows.push((key, value));
     let state = match status.state {
         LabState::Up => "Up".to_owned(),
         LabState::Degraded => "Degraded: not every node is Ready".to_owned(),
@@ -310,22 +289,21 @@ fn headline(status: &LabStatus) -> String {
             status.name
         ),
     };
-    row("State:", state);
+    row("State", state);
     if let Some(url) = &status.api_url {
-        row("API:", url.clone());
-        row("Kubeconfig:", status.kubeconfig.clone());
+        row("API", url.clone());
+        row("Kubeconfig", status.kubeconfig.clone());
     }
     if let Some(started) = &status.started {
-        row("Age:", age_of(started));
+        row("Age", age_of(started));
     }
     if let Some(control) = &status.control {
-        row("Control:", shown(control));
+        row("Control", shown(control));
     }
     if let Some(services) = status.services {
-        row("Services:", services.to_string());
+        row("Services", services.to_string());
     }
-    // `table` wants a header; these rows have none.
-    table(&["", ""], &rows).split_once('\n').map(|(_, rows)| rows.to_owned()).unwrap_or_default()
+    key_values(&rows)
 }
 
 fn shown(process: &ProcessStatus) -> String {

@@ -19,7 +19,7 @@ use crate::protocol::{DETACH, Progress};
 use crate::say::{Mark, Voice, duration};
 use crate::state::{self, LabSpec, RunRecord};
 use crate::teardown::MARKER;
-use crate::{columns, lock, preflight, process, teardown};
+use crate::{lock, preflight, process, teardown};
 
 /// Nodes of a lab when nobody says otherwise.
 pub const DEFAULT_NODES: u16 = 3;
@@ -334,7 +334,7 @@ pub fn plural(count: u16, noun: &str) -> String {
 pub fn age_of(started: &str) -> String {
     let Ok(then) = started.parse::<jiff::Timestamp>() else { return "<unknown>".to_owned() };
     let seconds = jiff::Timestamp::now().as_second().saturating_sub(then.as_second());
-    columns::age(u64::try_from(seconds).unwrap_or(0))
+    print::columns::age(u64::try_from(seconds).unwrap_or(0))
 }
 
 fn cannot(verb: &str, path: &Path) -> String {

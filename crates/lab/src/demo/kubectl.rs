@@ -11,7 +11,7 @@ use kube::core::GroupVersionKind;
 use kube::{Client, discovery};
 use serde_json::Value;
 
-use crate::columns::table;
+use print::columns::table;
 
 /// One who types commands.
 #[derive(Debug)]

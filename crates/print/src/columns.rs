@@ -23,6 +23,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// `Key:   value` lines, the values under each other.
+#[must_use]
+pub fn key_values(rows: &[(&str, String)]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|(key, value)| vec![format!("{key}:"), value.clone()]).collect();
+    // A table wants a header; these rows have none.
+    table(&["", ""], &rows).split_once('\n').map(|(_, rows)| rows.to_owned()).unwrap_or_default()
+}
+
 /// An age as `kubectl` writes it: `5s`, `3m12s`, `2h5m`, `3d4h`, `12d`.
 #[must_use]
 pub fn age(seconds: u64) -> String {
