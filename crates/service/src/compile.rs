@@ -5,25 +5,43 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{
     Family, Kind, NodeFacts, NodeName, ObjectRef, Report, Service, ServiceKey, ServiceType,
-    Severity, Snapshot,
+    Severity, Snapshot, TrafficPolicy,
 };
+use nft::Packed;
 
 use crate::claims::Claims;
 use crate::element::{Elements, Value};
-use crate::frontend::packed_address;
+use crate::frontend::{At, Side, View, packed_address};
 use crate::program::{Algorithm, CountChain, SetId};
-use crate::{Frontend, assign, select};
+use crate::select::{self, Asked, Here, Lists};
+use crate::stale::Backends;
+use crate::{Frontend, assign};
+
+/// Where an address comes from; decides which traffic policy it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// A cluster address: `internalTrafficPolicy`.
+    Internal,
+    /// An external address, a load balancer's or a node port: `externalTrafficPolicy`.
+    External,
+}
 
 /// One port of a Service in one family, as it is in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedPort {
     /// What clients dial; contested ones that others own are not here.
-    pub(crate) frontends: Box<[Frontend]>,
+    pub(crate) frontends: Box<[(Frontend, Exposure)]>,
+    pub(crate) internal: TrafficPolicy,
+    pub(crate) external: TrafficPolicy,
     pub(crate) algorithm: Algorithm,
-    /// The endpoints, by slot.
-    pub(crate) slots: Box<[SocketAddr]>,
-    /// Those of them that are pods of this node.
-    pub(crate) local: Box<[IpAddr]>,
+    /// The endpoints of policy `Cluster`, by slot; empty if nothing here follows it.
+    pub(crate) cluster: Box<[SocketAddr]>,
+    /// The endpoints of policy `Local`, by slot; empty if nothing here follows it.
+    pub(crate) local: Box<[SocketAddr]>,
+    /// Whether there is an endpoint anywhere.
+    pub(crate) anywhere: bool,
+    /// Those that may reach themselves through this node.
+    pub(crate) hairpins: Box<[IpAddr]>,
 }
 
 /// A Service as it is in the kernel.
@@ -38,9 +56,10 @@ pub(crate) struct Planned {
 struct Wanted<'a> {
     port: &'a model::ServicePort,
     family: Family,
-    frontends: Vec<Frontend>,
+    frontends: Vec<(Frontend, Exposure)>,
 }
 
+/// A family without a cluster address is not served at all: what the API allocates says which families a Service has.
 fn wanted(service: &Service) -> Vec<Wanted<'_>> {
     if !service.is_served() {
         return Vec::new();
@@ -49,24 +68,45 @@ fn wanted(service: &Service) -> Vec<Wanted<'_>> {
     let mut all: Vec<Wanted<'_>> = Vec::new();
     for port in &service.ports {
         for family in Family::BOTH {
-            let Some(address) = service.cluster_ips.of(family) else { continue };
+            let Some(cluster) = service.cluster_ips.of(family) else { continue };
             let protocol = port.protocol;
-            let mut frontends = vec![Frontend::Address { address, protocol, port: port.port }];
-            if let Some(node_port) = port.node_port.filter(|_| on_nodes) {
-                frontends.push(Frontend::NodePort { family, protocol, port: node_port.get() });
+            let mut frontends = Vec::new();
+            let mut add = |frontend: Frontend, exposure| {
+                // What one Service names twice it has once, the first time; the API refuses most such objects.
+                let mut earlier = all.iter().flat_map(|wanted| &wanted.frontends).chain(&frontends);
+                if !earlier.any(|(known, _)| *known == frontend) {
+                    frontends.push((frontend, exposure));
+                }
+            };
+            let at = |address| Frontend::Address { address, protocol, port: port.port };
+            add(at(cluster), Exposure::Internal);
+            for address in external_addresses(service, family) {
+                add(at(address), Exposure::External);
             }
-            // Two ports of one Service that want the same: the API refuses such an object; the first one has it.
-            frontends
-                .retain(|frontend| !all.iter().any(|earlier| earlier.frontends.contains(frontend)));
+            if let Some(node_port) = port.node_port.filter(|_| on_nodes) {
+                let frontend = Frontend::NodePort { family, protocol, port: node_port.get() };
+                add(frontend, Exposure::External);
+            }
             all.push(Wanted { port, family, frontends });
         }
     }
     all
 }
 
+/// `externalIPs`, and a load balancer's addresses unless traffic must go out to it (`ipMode: Proxy`).
+fn external_addresses(service: &Service, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+    let external = service.external.as_deref();
+    let own = external.into_iter().flat_map(|external| external.addresses.iter().copied());
+    let ingress = external.filter(|_| service.kind == ServiceType::LoadBalancer);
+    let balanced = ingress.into_iter().flat_map(|external| &external.ingress);
+    let balanced = balanced.filter(|ingress| !ingress.proxied).map(|ingress| ingress.address);
+    own.chain(balanced).filter(move |address| Family::of(*address) == family)
+}
+
 /// Everything a Service claims.
 pub(crate) fn claims(service: &Service) -> Box<[Frontend]> {
-    wanted(service).into_iter().flat_map(|wanted| wanted.frontends).collect()
+    let all = wanted(service).into_iter().flat_map(|wanted| wanted.frontends);
+    all.map(|(frontend, _)| frontend).collect()
 }
 
 /// What one Service compiles against.
@@ -77,22 +117,26 @@ pub(crate) struct Context<'a> {
     pub(crate) facts: Option<&'a NodeFacts>,
 }
 
-/// Compiles one Service. `prior` gives the slots a frontend had.
+/// Gives the slots one side of a frontend had.
+pub(crate) type Prior<'a> = dyn Fn(&Frontend, Side) -> Vec<SocketAddr> + 'a;
+
+/// Compiles one Service.
 pub(crate) fn compile(
     context: &Context<'_>,
     service: &Service,
-    prior: &dyn Fn(&Frontend) -> Vec<SocketAddr>,
+    prior: &Prior<'_>,
     reports: &mut Vec<Report>,
 ) -> Planned {
     let algorithm = service
         .affinity_seconds
         .map_or(Algorithm::Random, |seconds| Algorithm::Affine(seconds.get()));
+    let here = Here { node: context.node, facts: context.facts };
     let mut ports = Vec::new();
     let mut claims = Vec::new();
     for wanted in wanted(service) {
-        claims.extend_from_slice(&wanted.frontends);
+        claims.extend(wanted.frontends.iter().map(|(frontend, _)| *frontend));
         let mut frontends = wanted.frontends;
-        frontends.retain(|frontend| match context.claims.owner(frontend, context.snapshot) {
+        frontends.retain(|(frontend, _)| match context.claims.owner(frontend, context.snapshot) {
             Some(owner) if *owner != service.key => {
                 reports.push(contested(service, frontend, owner));
                 false
@@ -108,20 +152,32 @@ pub(crate) fn compile(
             wanted.port.protocol,
             wanted.family,
         );
-        let answering = select::answering(&endpoints);
-        let before =
-            frontends.iter().map(prior).find(|slots| !slots.is_empty()).unwrap_or_default();
-        let local = answering
-            .iter()
-            .filter(|endpoint| select::is_local(endpoint, context.node, context.facts));
-        let mut local: Vec<IpAddr> = local.map(|endpoint| endpoint.address.ip()).collect();
-        local.dedup();
-        ports.push(PlannedPort {
+        let mut port = PlannedPort {
             frontends: frontends.into(),
+            internal: service.internal_policy,
+            external: service.external_policy,
             algorithm,
-            slots: assign(&before, &select::addresses(&answering)).into(),
-            local: local.into(),
-        });
+            cluster: Box::default(),
+            local: Box::default(),
+            anywhere: false,
+            hairpins: Box::default(),
+        };
+        let lists = Lists::of(&endpoints, here, port.asked());
+        let slots = |policy, endpoints: &[model::Endpoint<'_>]| {
+            let wanted = select::addresses(endpoints);
+            if wanted.is_empty() {
+                Vec::new()
+            } else {
+                assign(&port.before(policy, prior), &wanted)
+            }
+        };
+        let cluster = slots(TrafficPolicy::Cluster, &lists.cluster).into();
+        let local = slots(TrafficPolicy::Local, &lists.local).into();
+        port.cluster = cluster;
+        port.local = local;
+        port.anywhere = lists.anywhere;
+        port.hairpins = lists.hairpins(here, port.is_two_sided());
+        ports.push(port);
     }
     Planned { ports: ports.into(), claims: claims.into() }
 }
@@ -142,29 +198,120 @@ impl Planned {
     /// Its elements; hairpin pairs are counted elsewhere, they are shared between Services.
     pub(crate) fn elements(&self, into: &mut Elements) {
         for port in &self.ports {
-            for frontend in &port.frontends {
-                port.frontend_elements(frontend, into);
+            for (frontend, exposure) in &port.frontends {
+                port.frontend_elements(frontend, *exposure, into);
             }
         }
     }
 }
 
 impl PlannedPort {
-    fn frontend_elements(&self, frontend: &Frontend, into: &mut Elements) {
-        let (view, family, key) = (frontend.view(), frontend.family(), frontend.key());
-        let Ok(count) = u32::try_from(self.slots.len()) else { return };
+    /// The list a side of a frontend shows; `None` for the outside of a frontend with one side.
+    pub(crate) fn policy_of(&self, exposure: Exposure, side: Side) -> Option<TrafficPolicy> {
+        match (exposure, self.external, side) {
+            (Exposure::Internal, _, Side::Inside) => Some(self.internal),
+            (Exposure::External, _, Side::Inside) => Some(TrafficPolicy::Cluster),
+            (Exposure::External, TrafficPolicy::Local, Side::Outside) => Some(TrafficPolicy::Local),
+            (_, _, Side::Outside) => None,
+        }
+    }
+
+    fn list(&self, policy: TrafficPolicy) -> &[SocketAddr] {
+        match policy {
+            TrafficPolicy::Cluster => &self.cluster,
+            TrafficPolicy::Local => &self.local,
+        }
+    }
+
+    /// The endpoints a side of a frontend shows, by slot; `None` if the frontend is not this port's, or has one side.
+    pub(crate) fn shown(&self, frontend: &Frontend, side: Side) -> Option<&[SocketAddr]> {
+        let (_, exposure) = self.frontends.iter().find(|(own, _)| own == frontend)?;
+        self.policy_of(*exposure, side).map(|policy| self.list(policy))
+    }
+
+    /// What each of its frontends shows.
+    pub(crate) fn all_shown(&self) -> impl Iterator<Item = (Frontend, Backends<'_>)> {
+        self.frontends.iter().map(|(frontend, exposure)| {
+            let list = |side| {
+                self.policy_of(*exposure, side).map(|policy| self.list(policy)).unwrap_or_default()
+            };
+            (*frontend, Backends { inside: list(Side::Inside), outside: list(Side::Outside) })
+        })
+    }
+
+    fn sides(&self) -> impl Iterator<Item = (&Frontend, Side, TrafficPolicy)> {
+        self.frontends.iter().flat_map(move |(frontend, exposure)| {
+            Side::ALL.into_iter().filter_map(move |side| {
+                self.policy_of(*exposure, side).map(|policy| (frontend, side, policy))
+            })
+        })
+    }
+
+    fn asked(&self) -> Asked {
+        let follows = |policy| self.sides().any(|(_, _, followed)| followed == policy);
+        Asked { cluster: follows(TrafficPolicy::Cluster), local: follows(TrafficPolicy::Local) }
+    }
+
+    fn is_two_sided(&self) -> bool {
+        self.sides().any(|(_, side, _)| side == Side::Outside)
+    }
+
+    /// The slots a list had: as any frontend showed it.
+    fn before(&self, policy: TrafficPolicy, prior: &Prior<'_>) -> Vec<SocketAddr> {
+        let showing = self.sides().filter(|(_, _, followed)| *followed == policy);
+        let mut known = showing.map(|(frontend, side, _)| prior(frontend, side));
+        known.find(|slots| !slots.is_empty()).unwrap_or_default()
+    }
+
+    fn frontend_elements(&self, frontend: &Frontend, exposure: Exposure, into: &mut Elements) {
+        let (at, family, key) = (frontend.at(), frontend.family(), frontend.key());
+        if !self.anywhere {
+            into.insert((SetId::NoEndpoint(at, family), key), Value::Member);
+            return;
+        }
+        let dispatch = (SetId::Dispatch(at, family), key);
+        if self.policy_of(exposure, Side::Outside).is_some() {
+            into.insert(dispatch, Value::TwoSides(at));
+            for side in Side::ALL {
+                let inner = (SetId::Inner(at, side, family), key);
+                self.side_elements(frontend, exposure, View::of_side(at, side), inner, into);
+            }
+        } else {
+            let view = match (exposure, at) {
+                (Exposure::Internal, _) => View::Cluster,
+                (Exposure::External, At::Address) => View::External,
+                (Exposure::External, At::Port) => View::Node,
+            };
+            self.side_elements(frontend, exposure, view, dispatch, into);
+        }
+    }
+
+    /// What one side of a frontend shows: its slots, and the chain that picks one.
+    fn side_elements(
+        &self,
+        frontend: &Frontend,
+        exposure: Exposure,
+        view: View,
+        dispatch: (SetId, Packed),
+        into: &mut Elements,
+    ) {
+        let (family, key) = (frontend.family(), frontend.key());
+        let Some(policy) = self.policy_of(exposure, view.side()) else { return };
+        let slots = self.list(policy);
+        let Ok(count) = u32::try_from(slots.len()) else { return };
         if count == 0 {
-            into.insert((SetId::NoEndpoint(view, family), key), Value::Member);
+            into.insert((SetId::NoLocalEndpoint(view.at(), family), key), Value::Member);
             return;
         }
         let chain = CountChain { view, algorithm: self.algorithm, count };
-        into.insert((SetId::Dispatch(view, family), key), Value::Chain(chain));
-        for (slot, endpoint) in (0u32..).zip(&self.slots) {
-            let at = match self.algorithm {
-                Algorithm::Random => (SetId::Slot(view, family), key.index(slot)),
-                Algorithm::Affine(_) => (SetId::AffineSlot(view, family, slot), key),
+        into.insert(dispatch, Value::Chain(chain));
+        for (slot, endpoint) in (0u32..).zip(slots) {
+            let (at, side) = (view.at(), view.side());
+            let place = match self.algorithm {
+                Algorithm::Random => (SetId::Slot(at, side, family), key.index(slot)),
+                Algorithm::Affine(_) => (SetId::AffineSlot(at, side, family, slot), key),
             };
-            into.insert(at, Value::Endpoint(*endpoint));
+            into.insert(place, Value::Endpoint(*endpoint));
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use model::Family;
 use nft::{Element, Packed, SetSpec, Verdict};
 
-use crate::frontend::packed_address;
-use crate::program::{CountChain, SetId};
+use crate::frontend::{At, packed_address};
+use crate::program::{self, CountChain, SetId};
 
 /// What an element says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,10 @@ pub(crate) enum Value {
     RangeTo(IpAddr),
     /// An endpoint.
     Endpoint(SocketAddr),
-    /// The chain that serves a frontend.
+    /// The chain that serves a frontend, or one side of it.
     Chain(CountChain),
+    /// The chain that tells the sides of a frontend apart.
+    TwoSides(At),
 }
 
 /// Elements of any sets.
@@ -36,6 +38,7 @@ pub(crate) fn lower(key: Packed, value: &Value) -> Element {
             Element::new(key, nft::Data::Value(packed_address(endpoint.ip()).port(endpoint.port())))
         }
         Value::Chain(chain) => Element::verdict(key, Verdict::Goto(chain.name())),
+        Value::TwoSides(at) => Element::verdict(key, Verdict::Goto(program::two_sides(*at))),
     }
 }
 

@@ -6,20 +6,115 @@ use std::net::{IpAddr, SocketAddr};
 use model::{Family, Protocol};
 use nft::Packed;
 
-/// From where a frontend is seen; each view has its own dispatch, slot and affinity maps.
-///
-/// This is the place of the `local` view (`externalTrafficPolicy: Local`): one more variant.
+/// How a rule recognises a frontend in a packet; each way has its own maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum View {
-    /// By address: cluster addresses, later external addresses and VIPs.
+pub(crate) enum At {
+    /// By address, protocol and port.
+    Address,
+    /// By protocol and port, on this node's own addresses.
+    Port,
+}
+
+impl At {
+    /// Both ways.
+    pub(crate) const ALL: [Self; 2] = [Self::Address, Self::Port];
+}
+
+/// Who sees which endpoints of a frontend. With `externalTrafficPolicy: Local` a frontend has two sides; any other has one,
+/// the inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Pods of the cluster and this node itself; everybody, where a frontend has one side.
+    Inside,
+    /// Everybody else.
+    Outside,
+}
+
+impl Side {
+    /// Both sides.
+    pub const ALL: [Self; 2] = [Self::Inside, Self::Outside];
+}
+
+/// Which packets a chain marks for masquerade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Masquerade {
+    /// Those that come from no pod of this cluster.
+    Foreign,
+    /// All.
+    Always,
+    /// None: whoever went to the chain has decided already.
+    Decided,
+}
+
+/// What a chain serves: how its frontends are recognised, which side of them, and what is masqueraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum View {
+    /// Cluster addresses.
     Cluster,
-    /// By port, on this node's own addresses.
+    /// External addresses with one side.
+    External,
+    /// The inside of external addresses with two.
+    Inside,
+    /// The outside of external addresses with two.
+    Outside,
+    /// Node ports with one side.
     Node,
+    /// The inside of node ports with two.
+    NodeInside,
+    /// The outside of node ports with two.
+    NodeOutside,
 }
 
 impl View {
-    /// Both views.
-    pub const ALL: [Self; 2] = [Self::Cluster, Self::Node];
+    /// How its frontends are recognised.
+    pub(crate) fn at(self) -> At {
+        match self {
+            Self::Cluster | Self::External | Self::Inside | Self::Outside => At::Address,
+            Self::Node | Self::NodeInside | Self::NodeOutside => At::Port,
+        }
+    }
+
+    /// Which side of them.
+    pub(crate) fn side(self) -> Side {
+        match self {
+            Self::Outside | Self::NodeOutside => Side::Outside,
+            _ => Side::Inside,
+        }
+    }
+
+    /// One side of a frontend that has two.
+    pub(crate) fn of_side(at: At, side: Side) -> Self {
+        match (at, side) {
+            (At::Address, Side::Inside) => Self::Inside,
+            (At::Address, Side::Outside) => Self::Outside,
+            (At::Port, Side::Inside) => Self::NodeInside,
+            (At::Port, Side::Outside) => Self::NodeOutside,
+        }
+    }
+
+    /// What is masqueraded.
+    pub(crate) fn masquerade(self) -> Masquerade {
+        match self {
+            Self::Cluster => Masquerade::Foreign,
+            Self::External | Self::Node => Masquerade::Always,
+            Self::Inside | Self::Outside | Self::NodeInside | Self::NodeOutside => {
+                Masquerade::Decided
+            }
+        }
+    }
+
+    /// Its word in names of chains.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::External => "external",
+            Self::Inside => "inside",
+            Self::Outside => "outside",
+            Self::Node => "node",
+            Self::NodeInside => "node-inside",
+            Self::NodeOutside => "node-outside",
+        }
+    }
 }
 
 /// What a client dials.
@@ -71,12 +166,11 @@ impl Frontend {
         }
     }
 
-    /// Its view.
-    #[must_use]
-    pub fn view(&self) -> View {
+    /// How rules recognise it.
+    pub(crate) fn at(&self) -> At {
         match self {
-            Self::Address { .. } => View::Cluster,
-            Self::NodePort { .. } => View::Node,
+            Self::Address { .. } => At::Address,
+            Self::NodePort { .. } => At::Port,
         }
     }
 

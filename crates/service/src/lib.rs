@@ -10,6 +10,7 @@
 mod assign;
 mod claims;
 mod compile;
+mod config;
 mod element;
 pub mod frontend;
 mod planner;
@@ -18,7 +19,8 @@ mod select;
 mod stale;
 
 pub use assign::assign;
-pub use frontend::{Frontend, View};
-pub use planner::{Config, Delta, Plan, Planner};
+pub use config::Config;
+pub use frontend::{Frontend, Side};
+pub use planner::{Delta, Plan, Planner};
 pub use program::TABLE;
-pub use stale::StaleFlow;
+pub use stale::{Backends, StaleFlow};

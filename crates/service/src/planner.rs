@@ -7,33 +7,14 @@ mod prior;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
 use model::{Change, NodeFacts, NodeName, Report, ServiceKey, Snapshot};
 
 use crate::claims::Claims;
-use crate::compile::{self, Context, Planned};
+use crate::compile::{self, Context, Planned, PlannedPort, Prior};
 use crate::element::{Elements, Specs, Value, lower};
 use crate::program::{self, CountChain};
-use crate::stale::{self, Slots};
-use crate::{Frontend, StaleFlow};
-
-/// The mark bit kube-proxy uses, and other software knows.
-const DEFAULT_MARK: u32 = 1 << 14;
-
-/// What the planner is told once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The mark bit of packets to masquerade.
-    pub mark: u32,
-    /// Ranges whose addresses count as pods, besides the nodes' pod CIDRs.
-    pub pod_cidrs: Vec<IpNet>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { mark: DEFAULT_MARK, pod_cidrs: Vec::new() }
-    }
-}
+use crate::stale::{self, Backends, Slots};
+use crate::{Config, Frontend, Side, StaleFlow};
 
 /// The whole desired table.
 #[derive(Clone, Debug)]
@@ -106,9 +87,9 @@ impl Planner {
         let mut elements = Elements::new();
         for service in snapshot.services() {
             let known = before.get(&service.key);
-            let prior = |frontend: &Frontend| match known {
-                Some(planned) => slots_of(planned, frontend).map(<[_]>::to_vec).unwrap_or_default(),
-                None => listed.map(|table| prior::slots(table, frontend)).unwrap_or_default(),
+            let prior = |frontend: &Frontend, side| match known {
+                Some(planned) => shown(planned, frontend, side).unwrap_or_default().to_vec(),
+                None => listed.map(|table| prior::slots(table, frontend, side)).unwrap_or_default(),
             };
             let planned = self.compile(snapshot, service, &prior, &mut reports);
             planned.elements(&mut elements);
@@ -120,7 +101,7 @@ impl Planner {
             }
         }
         for planned in self.services.values() {
-            for address in planned.ports.iter().flat_map(|port| &port.local) {
+            for address in planned.ports.iter().flat_map(|port| &port.hairpins) {
                 *self.hairpins.entry(*address).or_default() += 1;
             }
         }
@@ -132,7 +113,7 @@ impl Planner {
 
     fn table(&mut self, elements: &Elements) -> nft::Table {
         let live: BTreeSet<CountChain> = self.chains.keys().copied().collect();
-        let mut table = program::skeleton(&live, self.config.mark);
+        let mut table = program::skeleton(&live, &self.config);
         for set in program::sets(&live) {
             table.insert_set(nft::Set::new(self.specs.get(set)));
         }
@@ -174,18 +155,18 @@ impl Planner {
         for key in &affected {
             let old = self.services.remove(key).unwrap_or_default();
             let new = snapshot.service(key).map(|service| {
-                let prior = |frontend: &Frontend| {
-                    slots_of(&old, frontend).map(<[_]>::to_vec).unwrap_or_default()
+                let prior = |frontend: &Frontend, side| {
+                    shown(&old, frontend, side).unwrap_or_default().to_vec()
                 };
                 self.compile(snapshot, service, &prior, &mut reports)
             });
             old.elements(&mut before);
-            for address in old.ports.iter().flat_map(|port| port.local.iter()) {
+            for address in old.ports.iter().flat_map(|port| port.hairpins.iter()) {
                 self.release_hairpin(*address, &mut hairpins);
             }
             planned_before.push(old);
             if let Some(new) = new {
-                for address in new.ports.iter().flat_map(|port| port.local.iter()) {
+                for address in new.ports.iter().flat_map(|port| port.hairpins.iter()) {
                     self.retain_hairpin(*address, &mut hairpins);
                 }
                 new.elements(&mut after);
@@ -231,7 +212,7 @@ impl Planner {
         &self,
         snapshot: &Snapshot,
         service: &model::Service,
-        prior: &dyn Fn(&Frontend) -> Vec<SocketAddr>,
+        prior: &Prior<'_>,
         reports: &mut Vec<Report>,
     ) -> Planned {
         let context = Context {
@@ -262,8 +243,13 @@ impl Planner {
 
     /// The endpoints a frontend leads to now; `None` if no Service owns it.
     #[must_use]
-    pub fn endpoints_of(&self, frontend: &Frontend) -> Option<&[SocketAddr]> {
-        self.claims.of(frontend).iter().find_map(|key| slots_of(self.services.get(key)?, frontend))
+    pub fn endpoints_of(&self, frontend: &Frontend) -> Option<Backends<'_>> {
+        self.claims.of(frontend).iter().find_map(|key| {
+            let planned = self.services.get(key)?;
+            let inside = shown(planned, frontend, Side::Inside)?;
+            let outside = shown(planned, frontend, Side::Outside);
+            Some(Backends { inside, outside: outside.unwrap_or_default() })
+        })
     }
 
     /// How many Services it knows, and how many frontends.
@@ -278,11 +264,10 @@ impl Planner {
     }
 }
 
-fn slots_of<'a>(planned: &'a Planned, frontend: &Frontend) -> Option<&'a [SocketAddr]> {
-    planned.ports.iter().find(|port| port.frontends.contains(frontend)).map(|port| &*port.slots)
+fn shown<'a>(planned: &'a Planned, frontend: &Frontend, side: Side) -> Option<&'a [SocketAddr]> {
+    planned.ports.iter().find_map(|port| port.shown(frontend, side))
 }
 
 fn slots<'a>(planned: impl Iterator<Item = &'a Planned>) -> Slots<'a> {
-    let ports = planned.flat_map(|planned| &planned.ports);
-    ports.flat_map(|port| port.frontends.iter().map(|frontend| (*frontend, &*port.slots))).collect()
+    planned.flat_map(|planned| &planned.ports).flat_map(PlannedPort::all_shown).collect()
 }

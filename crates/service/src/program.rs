@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nft::{Chain, Name, Table};
 
-pub(crate) use chains::{Algorithm, CountChain};
+use crate::Config;
+
+pub(crate) use chains::{Algorithm, CountChain, two_sides};
 pub(crate) use sets::SetId;
 
 /// The one table this node owns, in family `inet`.
@@ -20,16 +22,19 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 /// Every chain, given the count chains in use.
-pub(crate) fn chains(live: &BTreeSet<CountChain>, mark: u32) -> BTreeMap<Name, Chain> {
-    let fixed = chains::fixed(mark);
-    let on_demand = live.iter().flat_map(|chain| chain.chains(mark));
+pub(crate) fn chains(live: &BTreeSet<CountChain>, config: &Config) -> BTreeMap<Name, Chain> {
+    let fixed = chains::fixed(config);
+    let on_demand = live.iter().flat_map(|chain| chain.chains(config));
     fixed.into_iter().chain(on_demand).map(|chain| (chain.name.clone(), chain)).collect()
 }
 
 /// The chains that exist because of the count chains in use.
-pub(crate) fn chains_on_demand(live: &BTreeSet<CountChain>, mark: u32) -> BTreeMap<Name, Chain> {
+pub(crate) fn chains_on_demand(
+    live: &BTreeSet<CountChain>,
+    config: &Config,
+) -> BTreeMap<Name, Chain> {
     live.iter()
-        .flat_map(|chain| chain.chains(mark))
+        .flat_map(|chain| chain.chains(config))
         .map(|chain| (chain.name.clone(), chain))
         .collect()
 }
@@ -40,8 +45,8 @@ pub(crate) fn sets(live: &BTreeSet<CountChain>) -> BTreeSet<SetId> {
 }
 
 /// The table with its chains and no sets: elements follow.
-pub(crate) fn skeleton(live: &BTreeSet<CountChain>, mark: u32) -> Table {
+pub(crate) fn skeleton(live: &BTreeSet<CountChain>, config: &Config) -> Table {
     let mut table = Table::new(nft::Family::Inet, name(TABLE));
-    table.chains = chains(live, mark);
+    table.chains = chains(live, config);
     table
 }

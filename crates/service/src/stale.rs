@@ -14,8 +14,37 @@ pub struct StaleFlow {
     pub endpoint: Option<SocketAddr>,
 }
 
-/// Frontends with their slots, before and after.
-pub(crate) type Slots<'a> = BTreeMap<Frontend, &'a [SocketAddr]>;
+/// The endpoints a frontend leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backends<'a> {
+    /// Pods and this node, or everybody where a frontend has one side.
+    pub inside: &'a [SocketAddr],
+    /// Everybody else; empty where a frontend has one side.
+    pub outside: &'a [SocketAddr],
+}
+
+impl Backends<'_> {
+    /// Whether any side leads to `endpoint`.
+    #[must_use]
+    pub fn contains(&self, endpoint: &SocketAddr) -> bool {
+        self.inside.contains(endpoint) || self.outside.contains(endpoint)
+    }
+
+    /// Whether no side leads anywhere.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inside.is_empty() && self.outside.is_empty()
+    }
+
+    /// Every endpoint of any side, once.
+    pub fn iter(&self) -> impl Iterator<Item = &SocketAddr> {
+        let others = self.outside.iter().filter(|endpoint| !self.inside.contains(endpoint));
+        self.inside.iter().chain(others)
+    }
+}
+
+/// Frontends with what they lead to, before and after.
+pub(crate) type Slots<'a> = BTreeMap<Frontend, Backends<'a>>;
 
 /// What became stale between two states. UDP and SCTP only: a tracked entry is renewed by every packet, so a client that
 /// keeps sending would stay with a dead endpoint, or with the frontend's own address when the first packet came before the

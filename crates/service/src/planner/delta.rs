@@ -67,8 +67,8 @@ impl Planner {
         for set in program::sets(after).difference(&program::sets(before)) {
             into.push(Op::AddSet(self.specs.get(*set)));
         }
-        let known = program::chains_on_demand(before, self.config.mark);
-        let wanted = program::chains_on_demand(after, self.config.mark);
+        let known = program::chains_on_demand(before, &self.config);
+        let wanted = program::chains_on_demand(after, &self.config);
         let missing = || wanted.values().filter(|chain| !known.contains_key(&chain.name));
         for chain in missing() {
             into.push(Op::AddChain { name: chain.name.clone(), hook: None, comment: None });
@@ -89,8 +89,8 @@ impl Planner {
         if before.is_subset(after) {
             return;
         }
-        let known = program::chains_on_demand(before, self.config.mark);
-        let wanted = program::chains_on_demand(after, self.config.mark);
+        let known = program::chains_on_demand(before, &self.config);
+        let wanted = program::chains_on_demand(after, &self.config);
         let unused = || known.keys().filter(|name| !wanted.contains_key(*name));
         for name in unused() {
             into.push(Op::FlushChain { chain: name.clone() });

@@ -10,10 +10,14 @@ use nft::{
 
 use super::name;
 use super::sets::{SetId, daddr, dialled, saddr};
-use crate::View;
+use crate::Config;
+use crate::frontend::{At, Masquerade, Side, View};
 
 /// `RTN_LOCAL`: what `fib daddr type local` compares with.
 const RTN_LOCAL: u32 = 2;
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 /// `IP_CT_NEW` as a bit of `ct state` (`NF_CT_STATE_BIT`).
 const CT_NEW: u32 = 8;
 /// `IPS_DST_NAT`.
@@ -36,13 +40,6 @@ pub(crate) struct CountChain {
     pub(crate) count: u32,
 }
 
-fn view_word(view: View) -> &'static str {
-    match view {
-        View::Cluster => "cluster",
-        View::Node => "node",
-    }
-}
-
 fn ip_family(family: Family) -> IpFamily {
     match family {
         Family::V4 => IpFamily::V4,
@@ -51,7 +48,7 @@ fn ip_family(family: Family) -> IpFamily {
 }
 
 fn affine_slot_name(view: View, seconds: u32, slot: u32) -> Name {
-    name(&format!("{}-affine-{seconds}-slot-{slot}", view_word(view)))
+    name(&format!("{}-affine-{seconds}-slot-{slot}", view.word()))
 }
 
 /// Marks what must come back through this node, to be masqueraded on its way out.
@@ -62,7 +59,7 @@ fn set_mark(mark: u32) -> Statement {
 impl CountChain {
     /// The chain's name.
     pub(crate) fn name(self) -> Name {
-        let view = view_word(self.view);
+        let view = self.view.word();
         name(&match self.algorithm {
             Algorithm::Random => format!("{view}-random-{}", self.count),
             Algorithm::Affine(seconds) => format!("{view}-affine-{seconds}-{}", self.count),
@@ -75,8 +72,8 @@ impl CountChain {
         let of_family = |family| {
             (0..self.count).flat_map(move |slot| {
                 [
-                    SetId::AffineClients(self.view, family, slot),
-                    SetId::AffineSlot(self.view, family, slot),
+                    SetId::AffineClients(self.view.at(), self.view.side(), family, slot),
+                    SetId::AffineSlot(self.view.at(), self.view.side(), family, slot),
                 ]
             })
         };
@@ -84,14 +81,14 @@ impl CountChain {
     }
 
     /// The chain, and those it goes to.
-    pub(crate) fn chains(self, mark: u32) -> Vec<Chain> {
-        let mut chain = self.marking(Chain::new(self.name()), mark);
+    pub(crate) fn chains(self, config: &Config) -> Vec<Chain> {
+        let mut chain = self.marking(Chain::new(self.name()), config);
         match self.algorithm {
             Algorithm::Random => {
                 for family in Family::BOTH {
                     let slot = Selector::NumgenRandom { modulus: self.count, offset: 0 };
-                    let key = dialled(self.view, family).into_iter().chain([slot]);
-                    let map = SetId::Slot(self.view, family).name();
+                    let key = dialled(self.view.at(), family).into_iter().chain([slot]);
+                    let map = SetId::Slot(self.view.at(), self.view.side(), family).name();
                     chain = chain.rule([
                         Statement::any_transport(),
                         Statement::dnat(ip_family(family), key, map),
@@ -103,7 +100,7 @@ impl CountChain {
                 let slot_name = |slot| affine_slot_name(self.view, seconds, slot);
                 for family in Family::BOTH {
                     for slot in 0..self.count {
-                        let clients = SetId::AffineClients(self.view, family, slot).name();
+                        let clients = affine_clients(self.view, family, slot);
                         let known = Statement::in_set(client(self.view, family), clients);
                         chain = chain.rule([known, Statement::goto(slot_name(slot))]);
                     }
@@ -120,25 +117,63 @@ impl CountChain {
         }
     }
 
-    fn marking(self, mut chain: Chain, mark: u32) -> Chain {
-        match self.view {
+    fn marking(self, chain: Chain, config: &Config) -> Chain {
+        match self.view.masquerade() {
             // A pod's own node sees the answer pass; anybody else's answer must be sent back here.
-            View::Cluster => {
-                for family in Family::BOTH {
-                    let foreign =
-                        Statement::not_in_set([saddr(family)], SetId::PodCidrs(family).name());
-                    chain = chain.rule([foreign, set_mark(mark)]);
-                }
-                chain
-            }
-            View::Node => chain.rule([set_mark(mark)]),
+            Masquerade::Foreign => Family::BOTH.into_iter().fold(chain, |chain, family| {
+                let foreign =
+                    Statement::not_in_set([saddr(family)], SetId::PodCidrs(family).name());
+                chain.rule([foreign, set_mark(config.mark)])
+            }),
+            Masquerade::Always => chain.rule([set_mark(config.mark)]),
+            Masquerade::Decided => chain,
         }
     }
 }
 
+fn affine_clients(view: View, family: Family, slot: u32) -> Name {
+    SetId::AffineClients(view.at(), view.side(), family, slot).name()
+}
+
+/// The chain that tells the sides of a frontend apart.
+pub(crate) fn two_sides(at: At) -> Name {
+    name(match at {
+        At::Address => "two-sides",
+        At::Port => "node-two-sides",
+    })
+}
+
+/// Pods reach every endpoint and keep their address, as if they had gone out to a load balancer and come back by the
+/// nearest node. The node itself does too, but its address may be the frontend's own, so it is masqueraded. Everybody
+/// else gets this node's endpoints, or, where there is none, ends in the filter hooks.
+fn telling_sides(at: At, config: &Config) -> Chain {
+    let itself = || Statement::equals(Selector::FibSaddrType, Packed::new().index(RTN_LOCAL));
+    let to = |family, side| {
+        // Ports are the same in both families: what a rule looks up must be of the packet's.
+        let number = if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+        let of_family = (at == At::Port)
+            .then(|| Statement::equals(Selector::MetaNfproto, Packed::new().proto(number)));
+        let inner = SetId::Inner(at, side, family).name();
+        of_family.into_iter().chain([Statement::vmap(dialled(at, family), inner)])
+    };
+    let mut chain = Chain::new(two_sides(at));
+    for family in Family::BOTH {
+        let pods = Statement::in_set([saddr(family)], SetId::PodCidrs(family).name());
+        chain = chain.rule([pods].into_iter().chain(to(family, Side::Inside)));
+    }
+    chain = chain.rule([itself(), set_mark(config.mark)]);
+    for family in Family::BOTH {
+        chain = chain.rule([itself()].into_iter().chain(to(family, Side::Inside)));
+    }
+    for family in Family::BOTH {
+        chain = chain.rule(to(family, Side::Outside));
+    }
+    chain
+}
+
 /// Who a client of an affine frontend is.
 fn client(view: View, family: Family) -> Vec<Selector> {
-    [saddr(family)].into_iter().chain(dialled(view, family)).collect()
+    [saddr(family)].into_iter().chain(dialled(view.at(), family)).collect()
 }
 
 /// Gives slot `slot` to a client: remembers it, then translates.
@@ -148,7 +183,7 @@ fn affine_slot(view: View, seconds: u32, slot: u32) -> Chain {
         chain = chain
             .rule([Statement::Update {
                 op: UpdateOp::Update,
-                set: SetId::AffineClients(view, family, slot).name(),
+                set: affine_clients(view, family, slot),
                 key: client(view, family),
                 timeout: Some(Duration::from_secs(seconds.into())),
             }])
@@ -156,8 +191,8 @@ fn affine_slot(view: View, seconds: u32, slot: u32) -> Chain {
                 Statement::any_transport(),
                 Statement::dnat(
                     ip_family(family),
-                    dialled(view, family),
-                    SetId::AffineSlot(view, family, slot).name(),
+                    dialled(view.at(), family),
+                    SetId::AffineSlot(view.at(), view.side(), family, slot).name(),
                 ),
             ]);
     }
@@ -179,26 +214,25 @@ fn to_this_node(family: Family) -> [Statement; 2] {
 }
 
 /// The chains that are always there.
-pub(super) fn fixed(mark: u32) -> Vec<Chain> {
+pub(super) fn fixed(config: &Config) -> Vec<Chain> {
     let mut dispatch = Chain::new(name("dispatch"));
-    let mut refuse = Chain::new(name("no-endpoint"));
-    let refusal = || Statement::goto(name("refuse"));
-    for family in Family::BOTH {
-        let key = || dialled(View::Cluster, family);
-        dispatch =
-            dispatch.rule([Statement::vmap(key(), SetId::Dispatch(View::Cluster, family).name())]);
-        let set = SetId::NoEndpoint(View::Cluster, family).name();
-        refuse = refuse.rule([Statement::in_set(key(), set), refusal()]);
-    }
-    for family in Family::BOTH {
-        let key = || dialled(View::Node, family);
-        let ports = SetId::Dispatch(View::Node, family).name();
-        dispatch =
-            dispatch.rule(to_this_node(family).into_iter().chain([Statement::vmap(key(), ports)]));
-        let set = SetId::NoEndpoint(View::Node, family).name();
-        refuse = refuse.rule(
-            to_this_node(family).into_iter().chain([Statement::in_set(key(), set), refusal()]),
-        );
+    let mut unserved = Chain::new(name("no-endpoint"));
+    for at in At::ALL {
+        for family in Family::BOTH {
+            // A node port counts on this node's addresses only.
+            let here = || match at {
+                At::Address => Vec::new(),
+                At::Port => to_this_node(family).to_vec(),
+            };
+            let key = || dialled(at, family);
+            let rule = |statement| here().into_iter().chain([statement]);
+            dispatch =
+                dispatch.rule(rule(Statement::vmap(key(), SetId::Dispatch(at, family).name())));
+            let none = Statement::in_set(key(), SetId::NoEndpoint(at, family).name());
+            unserved = unserved.rule(rule(none).chain([Statement::goto(name("refuse"))]));
+            let none_here = Statement::in_set(key(), SetId::NoLocalEndpoint(at, family).name());
+            unserved = unserved.rule(rule(none_here).chain([Statement::drop()]));
+        }
     }
     let nat = |text, point| {
         Chain::base(name(text), Hook::new(HookKind::Nat, point, -100))
@@ -212,14 +246,16 @@ pub(super) fn fixed(mark: u32) -> Vec<Chain> {
     };
     vec![
         dispatch,
-        refuse,
+        telling_sides(At::Address, config),
+        telling_sides(At::Port, config),
+        unserved,
         refusal_itself(),
         nat("nat-prerouting", HookPoint::Prerouting),
         nat("nat-output", HookPoint::Output),
         filter("filter-input", HookPoint::Input),
         filter("filter-forward", HookPoint::Forward),
         filter("filter-output", HookPoint::Output),
-        postrouting(mark),
+        postrouting(config.mark),
     ]
 }
 

@@ -4,7 +4,7 @@ use model::Family;
 use nft::{Field, Selector, SetData, SetFlags, SetSpec};
 
 use super::name;
-use crate::View;
+use crate::frontend::{At, Side};
 
 /// How many clients one affinity set remembers; the oldest expire first, and a client that finds no room is served
 /// without affinity.
@@ -18,15 +18,19 @@ pub(crate) enum SetId {
     /// (endpoint, endpoint) for pods of this node that reach themselves.
     Hairpin(Family),
     /// Frontend → chain.
-    Dispatch(View, Family),
+    Dispatch(At, Family),
+    /// One side of a frontend that has two → chain.
+    Inner(At, Side, Family),
     /// Frontend and slot number → endpoint.
-    Slot(View, Family),
-    /// Frontends that refuse connections.
-    NoEndpoint(View, Family),
+    Slot(At, Side, Family),
+    /// Frontends without any endpoint: connections are refused.
+    NoEndpoint(At, Family),
+    /// Frontends that have endpoints, but this node has none of them for outsiders: connections are dropped.
+    NoLocalEndpoint(At, Family),
     /// Clients that were given slot n of an affine frontend.
-    AffineClients(View, Family, u32),
+    AffineClients(At, Side, Family, u32),
     /// Affine frontend → endpoint of slot n.
-    AffineSlot(View, Family, u32),
+    AffineSlot(At, Side, Family, u32),
 }
 
 pub(crate) fn saddr(family: Family) -> Selector {
@@ -43,17 +47,17 @@ pub(crate) fn daddr(family: Family) -> Selector {
     }
 }
 
-/// What identifies a frontend of a view, as rules read it from a packet.
-pub(crate) fn dialled(view: View, family: Family) -> Vec<Selector> {
+/// What identifies a frontend, as rules read it from a packet.
+pub(crate) fn dialled(at: At, family: Family) -> Vec<Selector> {
     let transport = [Selector::MetaL4proto, Selector::ThDport];
-    match view {
-        View::Cluster => [daddr(family)].into_iter().chain(transport).collect(),
-        View::Node => transport.into(),
+    match at {
+        At::Address => [daddr(family)].into_iter().chain(transport).collect(),
+        At::Port => transport.into(),
     }
 }
 
-fn dialled_type(view: View, family: Family) -> Vec<Field> {
-    dialled(view, family).iter().map(Selector::field).collect()
+fn dialled_type(at: At, family: Family) -> Vec<Field> {
+    dialled(at, family).iter().map(Selector::field).collect()
 }
 
 impl SetId {
@@ -62,12 +66,15 @@ impl SetId {
         let mut sets = Vec::new();
         for family in Family::BOTH {
             sets.extend([Self::PodCidrs(family), Self::Hairpin(family)]);
-            for view in View::ALL {
+            for at in At::ALL {
                 sets.extend([
-                    Self::Dispatch(view, family),
-                    Self::Slot(view, family),
-                    Self::NoEndpoint(view, family),
+                    Self::Dispatch(at, family),
+                    Self::NoEndpoint(at, family),
+                    Self::NoLocalEndpoint(at, family),
                 ]);
+                for side in Side::ALL {
+                    sets.extend([Self::Inner(at, side, family), Self::Slot(at, side, family)]);
+                }
             }
         }
         sets
@@ -76,20 +83,36 @@ impl SetId {
     /// The name in the table.
     pub(crate) fn name(self) -> nft::Name {
         let digit = |family| if family == Family::V4 { 4 } else { 6 };
-        let prefix = |view| if view == View::Node { "node-" } else { "" };
+        let node = |at| if at == At::Port { "node-" } else { "" };
+        let prefix = |at, side| match (at, side) {
+            (At::Address, Side::Inside) => "",
+            (At::Address, Side::Outside) => "outside-",
+            (At::Port, Side::Inside) => "node-",
+            (At::Port, Side::Outside) => "node-outside-",
+        };
         name(&match self {
             Self::PodCidrs(family) => format!("pod-cidrs{}", digit(family)),
             Self::Hairpin(family) => format!("hairpin{}", digit(family)),
-            Self::Dispatch(View::Cluster, family) => format!("frontend{}", digit(family)),
-            Self::Dispatch(View::Node, family) => format!("nodeport{}", digit(family)),
-            Self::Slot(view, family) => format!("{}slot{}", prefix(view), digit(family)),
-            Self::NoEndpoint(View::Cluster, family) => format!("no-endpoint{}", digit(family)),
-            Self::NoEndpoint(View::Node, family) => format!("no-endpoint-node{}", digit(family)),
-            Self::AffineClients(view, family, slot) => {
-                format!("{}affine{}-{slot}", prefix(view), digit(family))
+            Self::Dispatch(At::Address, family) => format!("frontend{}", digit(family)),
+            Self::Dispatch(At::Port, family) => format!("nodeport{}", digit(family)),
+            Self::Inner(at, Side::Inside, family) => format!("{}inside{}", node(at), digit(family)),
+            Self::Inner(at, Side::Outside, family) => {
+                format!("{}outside{}", node(at), digit(family))
             }
-            Self::AffineSlot(view, family, slot) => {
-                format!("{}affine{}-slot-{slot}", prefix(view), digit(family))
+            Self::Slot(at, side, family) => format!("{}slot{}", prefix(at, side), digit(family)),
+            Self::NoEndpoint(At::Address, family) => format!("no-endpoint{}", digit(family)),
+            Self::NoEndpoint(At::Port, family) => format!("no-endpoint-node{}", digit(family)),
+            Self::NoLocalEndpoint(At::Address, family) => {
+                format!("no-local-endpoint{}", digit(family))
+            }
+            Self::NoLocalEndpoint(At::Port, family) => {
+                format!("no-local-endpoint-node{}", digit(family))
+            }
+            Self::AffineClients(at, side, family, slot) => {
+                format!("{}affine{}-{slot}", prefix(at, side), digit(family))
+            }
+            Self::AffineSlot(at, side, family, slot) => {
+                format!("{}affine{}-slot-{slot}", prefix(at, side), digit(family))
             }
         })
     }
@@ -104,24 +127,26 @@ impl SetId {
             Self::Hairpin(family) => {
                 SetSpec::new(name, [saddr(family).field(), daddr(family).field()])
             }
-            Self::Dispatch(view, family) => {
-                SetSpec::new(name, dialled_type(view, family)).with_data(SetData::Verdict)
+            Self::Dispatch(at, family) | Self::Inner(at, _, family) => {
+                SetSpec::new(name, dialled_type(at, family)).with_data(SetData::Verdict)
             }
-            Self::Slot(view, family) => {
+            Self::Slot(at, _, family) => {
                 // `numgen` of any modulus has the same type; nft prints the one of the declaration.
                 let slot = Selector::NumgenRandom { modulus: 2, offset: 0 };
-                let key = dialled(view, family).into_iter().chain([slot]);
+                let key = dialled(at, family).into_iter().chain([slot]);
                 SetSpec::new(name, key).with_data(endpoint(family))
             }
-            Self::NoEndpoint(view, family) => SetSpec::new(name, dialled_type(view, family)),
-            Self::AffineClients(view, family, _) => {
-                let key = [saddr(family)].into_iter().chain(dialled(view, family));
+            Self::NoEndpoint(at, family) | Self::NoLocalEndpoint(at, family) => {
+                SetSpec::new(name, dialled_type(at, family))
+            }
+            Self::AffineClients(at, _, family, _) => {
+                let key = [saddr(family)].into_iter().chain(dialled(at, family));
                 SetSpec::new(name, key)
                     .with_flags(SetFlags { dynamic: true, timeout: true, ..SetFlags::default() })
                     .with_size(AFFINE_CLIENTS)
             }
-            Self::AffineSlot(view, family, _) => {
-                SetSpec::new(name, dialled(view, family)).with_data(endpoint(family))
+            Self::AffineSlot(at, _, family, _) => {
+                SetSpec::new(name, dialled(at, family)).with_data(endpoint(family))
             }
         }
     }
