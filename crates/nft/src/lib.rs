@@ -31,6 +31,7 @@ mod elements;
 mod error;
 mod expr;
 mod field;
+mod jhash;
 pub mod kernel;
 mod lower;
 mod name;
@@ -53,6 +54,7 @@ pub use double::evaluate::{
 pub use elements::{ElementError, Elements};
 pub use error::{CommitError, Committed, Errno, ListError, Refused};
 pub use field::{Field, SetField};
+pub use jhash::{jhash, jhash_scale};
 pub use kernel::Kernel;
 pub use lower::RuleError;
 pub use name::{Name, NameError};

@@ -8,7 +8,7 @@ use crate::elements::Datum;
 use crate::{
     Chain, Direction, Field, HookKind, HookPoint, IpFamily, MarkPlace, MarkValue, Match, MatchOp,
     Name, NatFlags, NatKind, NatTarget, Packed, Policy, RejectWith, Right, Selector, Set,
-    Statement, Table, UpdateOp, Verdict, VerdictMap,
+    Statement, Table, UpdateOp, Verdict, VerdictMap, jhash, jhash_scale,
 };
 
 /// What connection tracking knows of a packet's connection.
@@ -88,7 +88,7 @@ impl Packet {
     }
 }
 
-/// Chooses the value of a `numgen` or `jhash`, below its modulus; offsets are added after it.
+/// Chooses the value of a `numgen`, below its modulus; offsets are added after it. A `jhash` is computed as the kernel does.
 pub type Numbers<'a> = dyn FnMut(&Selector) -> u32 + 'a;
 
 /// What became of the packet.
@@ -596,10 +596,17 @@ impl<'t> Walk<'t, '_, '_> {
             Selector::FibDaddrType => key.index(packet.destination_type),
             Selector::FibSaddrType => key.index(packet.source_type),
             Selector::NumgenRandom { modulus, offset }
-            | Selector::NumgenInc { modulus, offset }
-            | Selector::Jhash { modulus, offset, .. } => {
+            | Selector::NumgenInc { modulus, offset } => {
                 let number = (self.numbers)(selector) % (*modulus).max(1);
                 key.index(offset.wrapping_add(number))
+            }
+            Selector::Jhash { over, modulus, seed, offset } => {
+                let hashed = self.key(over)?;
+                // One component is hashed as long as it is, several as they lie in registers.
+                let length =
+                    if let [one] = over.as_slice() { one.field().len() } else { hashed.len() };
+                let bytes = hashed.as_bytes().get(..length)?;
+                key.index(offset.wrapping_add(jhash_scale(jhash(bytes, *seed), *modulus)))
             }
         })
     }
