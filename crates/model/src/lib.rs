@@ -12,6 +12,7 @@
 //! assert!(writer.snapshot().service(&ObjectKey::new("default", "web")).is_none());
 //! ```
 
+mod balance;
 pub mod convert;
 mod endpoints;
 mod key;
@@ -20,6 +21,7 @@ mod report;
 mod service;
 mod snapshot;
 
+pub use balance::{BALANCE_ANNOTATION, Balance, EndpointMatch, WEIGHTS_ANNOTATION, WeightRule};
 pub use convert::Parsed;
 pub use endpoints::{
     AddressType, Conditions, Endpoint, EndpointSlice, Hints, SliceEndpoint, SlicePort,

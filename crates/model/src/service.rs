@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ServiceKey, Uid};
+use crate::{Balance, ServiceKey, Uid, WeightRule};
 
 /// An IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -198,6 +198,10 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.trafficDistribution`.
     pub distribution: TrafficDistribution,
+    /// How an endpoint is chosen; with affinity, for a client that has none.
+    pub balance: Balance,
+    /// How much each endpoint gets; empty when all get the same.
+    pub weights: Box<[WeightRule]>,
     /// The ports, as written.
     pub ports: Box<[ServicePort]>,
     /// Addresses from outside, if there are any.

@@ -31,6 +31,8 @@ fn service(number: u32) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         distribution: TrafficDistribution::Any,
+        balance: model::Balance::Random,
+        weights: Box::default(),
         ports: [ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -101,6 +101,8 @@ fn event(step: &Step) -> Option<Event> {
                 internal_policy: TrafficPolicy::Cluster,
                 external_policy: TrafficPolicy::Cluster,
                 distribution: TrafficDistribution::Any,
+                balance: model::Balance::Random,
+                weights: Box::default(),
                 ports: [port("a", 80, 0), port("b", 81, 1)].into(),
                 external: None,
             }))

@@ -5,11 +5,13 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Findings, Parsed, unusable};
 use crate::{
-    ClusterIps, External, Kind, LoadBalancerIngress, Protocol, Report, Service, ServicePort,
-    ServiceType, TrafficDistribution, TrafficPolicy,
+    BALANCE_ANNOTATION, Balance, ClusterIps, External, Kind, LoadBalancerIngress, Protocol, Report,
+    Service, ServicePort, ServiceType, TrafficDistribution, TrafficPolicy, WEIGHTS_ANNOTATION,
+    WeightRule,
 };
 
 /// The API's default, three hours.
@@ -68,6 +70,8 @@ impl TryFrom<&api::Service> for Parsed<Service> {
             _ => TrafficDistribution::Any,
         };
         let external = external(object, spec, &mut findings);
+        let balance = balance(meta, affinity_seconds.is_some(), &mut findings);
+        let weights = weights(meta, &mut findings);
         let service = Service {
             key: findings.object.key.clone(),
             uid: findings.object.uid,
@@ -80,6 +84,8 @@ impl TryFrom<&api::Service> for Parsed<Service> {
             internal_policy,
             external_policy,
             distribution,
+            balance,
+            weights,
             ports,
             external,
         };
@@ -167,6 +173,47 @@ fn affinity(spec: &api::ServiceSpec, findings: &mut Findings) -> Option<NonZeroU
         );
     }
     u32::try_from(clamped).ok().and_then(NonZeroU32::new)
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    let text = meta.annotations.as_ref()?.get(name)?.trim();
+    (!text.is_empty()).then_some(text)
+}
+
+fn balance(meta: &ObjectMeta, is_affine: bool, findings: &mut Findings) -> Balance {
+    let Some(text) = annotation(meta, BALANCE_ANNOTATION) else { return Balance::Random };
+    let Some(balance) = Balance::parse(text) else {
+        findings.warn(
+            "UnknownBalance",
+            format!("{BALANCE_ANNOTATION} {text:?} is not known; random is used"),
+            "use random, round-robin, source-hash, maglev or least-connections",
+        );
+        return Balance::Random;
+    };
+    if is_affine && balance != Balance::Random {
+        findings.warn(
+            "BalanceHasNoEffect",
+            format!("{BALANCE_ANNOTATION} {text:?} has no effect beside sessionAffinity: ClientIP; a client's first endpoint is drawn at random"),
+            "remove one of the two; source-hash gives affinity without remembering clients",
+        );
+        return Balance::Random;
+    }
+    balance
+}
+
+fn weights(meta: &ObjectMeta, findings: &mut Findings) -> Box<[WeightRule]> {
+    let mut rules = Vec::new();
+    for entry in annotation(meta, WEIGHTS_ANNOTATION).into_iter().flat_map(|text| text.split(',')) {
+        match WeightRule::parse(entry.trim()) {
+            Ok(rule) => rules.push(rule),
+            Err(why) => findings.warn(
+                "BadWeight",
+                format!("entry {entry:?} of {WEIGHTS_ANNOTATION} {why}; it is left out"),
+                "write ADDRESS, ADDRESS/PREFIX, zone:NAME, node:NAME or *, then =WEIGHT, joined by commas",
+            ),
+        }
+    }
+    rules.into()
 }
 
 fn policy(field: &str, text: Option<&str>, findings: &mut Findings) -> TrafficPolicy {

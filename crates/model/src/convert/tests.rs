@@ -4,7 +4,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::json;
 
-use crate::{EndpointSlice, NodeFacts, Parsed, Protocol, Report, Service, Severity, TrafficPolicy};
+use crate::{
+    Balance, EndpointSlice, NodeFacts, Parsed, Protocol, Report, Service, Severity, TrafficPolicy,
+};
 
 fn service(value: serde_json::Value) -> Result<Parsed<Service>, Report> {
     let object: core::Service = serde_json::from_value(value).expect("test object");
@@ -133,4 +135,33 @@ fn a_node_that_is_being_drained_is_leaving() {
     assert!(leaving(
         json!({"metadata": {"name": "node-1", "deletionTimestamp": "2026-01-01T00:00:00Z"}})
     ));
+}
+
+#[test]
+fn balancing_is_read_from_annotations_and_mistakes_cost_only_themselves() {
+    let with = |balance: &str, weights: &str, affinity: &str| {
+        service(json!({
+            "metadata": {"name": "web", "annotations": {"fairway.dev/balance": balance, "fairway.dev/weights": weights}},
+            "spec": {"clusterIP": "10.96.0.10", "sessionAffinity": affinity}
+        }))
+        .expect("still a Service")
+    };
+    let reasons = |parsed: &Parsed<Service>| {
+        parsed.reports.iter().map(|report| report.reason).collect::<Vec<_>>()
+    };
+    let good = with("maglev", "zone:a=2, *=1", "None");
+    assert_eq!((good.value.balance, good.value.weights.len()), (Balance::Maglev, 2));
+    assert_eq!(good.reports, []);
+    assert_eq!(with("", "", "None").reports, []);
+
+    let unknown = with("fastest", "*=1,web=2,,node:x=3", "None");
+    assert_eq!(unknown.value.balance, Balance::Random);
+    assert_eq!(unknown.value.weights.len(), 2, "the good entries are kept");
+    assert_eq!(reasons(&unknown), ["UnknownBalance", "BadWeight", "BadWeight"]);
+    assert!(unknown.reports[0].to_string().contains("least-connections"), "{}", unknown.reports[0]);
+
+    let affine = with("round-robin", "", "ClientIP");
+    assert_eq!(affine.value.balance, Balance::Random);
+    assert_eq!(reasons(&affine), ["BalanceHasNoEffect"]);
+    assert_eq!(with("random", "*=2", "ClientIP").reports, []);
 }

@@ -24,6 +24,8 @@ fn service(name: &str, created: i64) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         distribution: TrafficDistribution::Any,
+        balance: crate::Balance::Random,
+        weights: Box::default(),
         ports: [ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
