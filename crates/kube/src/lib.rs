@@ -9,13 +9,18 @@
 //! - one writer of this node's progress ([`ProgressWriter`]): the latest value, never more often than the API can bear.
 
 mod connect;
+mod dial;
 mod events;
 mod pace;
 mod progress;
+mod servers;
+mod stream;
+mod token;
 mod watch;
 
-pub use connect::{ConnectError, connect};
+pub use connect::{Access, ConnectError, connect, connect_to};
 pub use events::EventWriter;
 pub use kube::Client;
 pub use progress::{Applied, NodeProgress, ProgressError, ProgressWriter, progress, revision_of};
+pub use servers::{ApiServers, BadServer};
 pub use watch::{Message, Watches, watch};
