@@ -97,9 +97,23 @@ async fn follow<K, T>(
         let config = if streaming { config.streaming_lists() } else { config.page_size(PAGE) };
         let backoff = ResetTimerBackoff::new(Retry::default(), CALM);
         let mut stream = pin!(watcher::watcher(api, config).backoff(backoff));
+        let mut listing = false;
         while let Some(item) = stream.next().await {
             let message = match item {
-                Ok(event) => convert::<K, T>(event, kind, wrap),
+                Ok(event) => {
+                    let of_list =
+                        matches!(event, watcher::Event::InitApply(_) | watcher::Event::InitDone);
+                    // The library announces pages and not streamed lists. Without a beginning, what went while nobody
+                    // watched would stay for ever.
+                    if of_list && !listing {
+                        let begin = convert::<K, T>(watcher::Event::Init, kind, wrap);
+                        if sink.send(begin).await.is_err() {
+                            return;
+                        }
+                    }
+                    listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
+                    convert::<K, T>(event, kind, wrap)
+                }
                 Err(error) => {
                     if streaming && cannot_stream(&error) {
                         tracing::info!(
@@ -109,6 +123,7 @@ async fn follow<K, T>(
                         streaming = false;
                         break;
                     }
+                    listing = false;
                     Message::Failed { kind, error: chain(&error) }
                 }
             };
@@ -122,7 +137,9 @@ async fn follow<K, T>(
 /// A server that does not know `sendInitialEvents` refuses the watch as a bad request.
 fn cannot_stream(error: &watcher::Error) -> bool {
     match error {
-        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+        // The library does not look at the answer's status before it reads the body as a watch.
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => {
             matches!(status.code, 400 | 405 | 422)
         }
         watcher::Error::WatchError(status) => matches!(status.code, 400 | 405 | 422),
