@@ -19,6 +19,7 @@ mod key;
 mod node;
 mod report;
 mod service;
+mod service_cidr;
 mod snapshot;
 
 pub use balance::{BALANCE_ANNOTATION, Balance, EndpointMatch, WEIGHTS_ANNOTATION, WeightRule};
@@ -33,4 +34,5 @@ pub use service::{
     ClusterIps, External, Family, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType,
     TrafficDistribution, TrafficPolicy,
 };
+pub use service_cidr::ServiceCidr;
 pub use snapshot::{Change, Event, Snapshot, SnapshotWriter, Update};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::endpoints::merge;
 use crate::{
-    Endpoint, EndpointSlice, Family, NodeFacts, NodeName, ObjectKey, Protocol, Service, ServiceKey,
-    SliceKey,
+    Endpoint, EndpointSlice, Family, NodeFacts, NodeName, ObjectKey, Protocol, Service,
+    ServiceCidr, ServiceKey, SliceKey,
 };
 
 #[cfg(test)]
@@ -40,6 +40,8 @@ pub enum Event {
     Slice(Update<EndpointSlice>),
     /// Nodes; keys are cluster-scoped.
     Node(Update<NodeFacts>),
+    /// ServiceCIDRs; keys are cluster-scoped. Clusters before 1.33 may have none of them.
+    ServiceCidr(Update<ServiceCidr>),
 }
 
 /// Services, endpoints and nodes at one moment.
@@ -50,6 +52,7 @@ pub struct Snapshot {
     /// Sorted by slice key, so that merging does not depend on the order of arrival.
     slices: HashMap<ServiceKey, Vec<EndpointSlice>>,
     nodes: BTreeMap<NodeName, NodeFacts>,
+    service_cidrs: BTreeMap<ObjectKey, ServiceCidr>,
 }
 
 impl Snapshot {
@@ -93,6 +96,11 @@ impl Snapshot {
         self.nodes.get(name)
     }
 
+    /// The ServiceCIDRs, by name.
+    pub fn service_cidrs(&self) -> impl ExactSizeIterator<Item = &ServiceCidr> {
+        self.service_cidrs.values()
+    }
+
     /// The endpoints of one Service port in one family, merged over slices: sorted by address, each address once.
     #[must_use]
     pub fn endpoints(
@@ -113,19 +121,22 @@ pub struct Change {
     pub services: BTreeSet<ServiceKey>,
     /// Nodes that came, changed or went.
     pub nodes: BTreeSet<NodeName>,
+    /// Whether any ServiceCIDR did.
+    pub service_cidrs: bool,
 }
 
 impl Change {
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.nodes.is_empty()
+        self.services.is_empty() && self.nodes.is_empty() && !self.service_cidrs
     }
 
     /// Adds what `other` names.
     pub fn merge(&mut self, other: Self) {
         self.services.extend(other.services);
         self.nodes.extend(other.nodes);
+        self.service_cidrs |= other.service_cidrs;
     }
 }
 
@@ -167,6 +178,7 @@ pub struct SnapshotWriter {
     services: Listing,
     slices: Listing,
     nodes: Listing,
+    service_cidrs: Listing,
 }
 
 impl SnapshotWriter {
@@ -187,7 +199,8 @@ impl SnapshotWriter {
         !self.change.is_empty()
     }
 
-    /// Whether every kind has been listed completely at least once. Before that a missing object proves nothing.
+    /// Whether every kind has been listed completely at least once. Before that a missing object proves nothing. Not
+    /// ServiceCIDRs: nothing is refused because of one that is not known yet, and older servers do not serve them.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.pending().is_empty()
@@ -209,6 +222,7 @@ impl SnapshotWriter {
             Event::Service(update) => self.apply_service(update),
             Event::Slice(update) => self.apply_slice(update),
             Event::Node(update) => self.apply_node(update),
+            Event::ServiceCidr(update) => self.apply_service_cidr(update),
         };
         if changed {
             self.snapshot.revision += 1;
@@ -376,5 +390,36 @@ impl SnapshotWriter {
         let Some((name, _)) = self.snapshot.nodes.remove_entry(name) else { return false };
         self.change.nodes.insert(name);
         true
+    }
+
+    fn apply_service_cidr(&mut self, update: Update<ServiceCidr>) -> bool {
+        let known = &mut self.snapshot.service_cidrs;
+        let changed = match update {
+            Update::Begin => {
+                self.service_cidrs.begin(known.keys().cloned());
+                false
+            }
+            Update::Listed(cidr) | Update::Applied(cidr) => {
+                self.service_cidrs.saw(&cidr.key);
+                known.get(&cidr.key) != Some(&cidr) && {
+                    known.insert(cidr.key.clone(), cidr);
+                    true
+                }
+            }
+            Update::Unreadable(key) => {
+                self.service_cidrs.saw(&key);
+                false
+            }
+            Update::End => {
+                let gone = self.service_cidrs.end();
+                gone.iter().filter(|key| known.remove(*key).is_some()).count() > 0
+            }
+            Update::Deleted(key) => {
+                self.service_cidrs.saw(&key);
+                known.remove(&key).is_some()
+            }
+        };
+        self.change.service_cidrs |= changed;
+        changed
     }
 }

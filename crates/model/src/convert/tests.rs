@@ -5,7 +5,8 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::json;
 
 use crate::{
-    Balance, EndpointSlice, NodeFacts, Parsed, Protocol, Report, Service, Severity, TrafficPolicy,
+    Balance, EndpointSlice, NodeFacts, Parsed, Protocol, Report, Service, ServiceCidr, Severity,
+    TrafficPolicy,
 };
 
 fn service(value: serde_json::Value) -> Result<Parsed<Service>, Report> {
@@ -164,4 +165,29 @@ fn balancing_is_read_from_annotations_and_mistakes_cost_only_themselves() {
     assert_eq!(affine.value.balance, Balance::Random);
     assert_eq!(reasons(&affine), ["BalanceHasNoEffect"]);
     assert_eq!(with("random", "*=2", "ClientIP").reports, []);
+}
+
+#[test]
+fn a_service_cidr_counts_while_addresses_are_given_out_of_it() {
+    let read = |extra: serde_json::Value, status: &str| {
+        let mut object = json!({
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": ["10.96.0.1/16", "fd00:10:96::/112", "nonsense"]},
+            "status": {"conditions": [{"type": "Ready", "status": status, "reason": "", "message": "",
+                                       "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
+        });
+        for (field, value) in extra.as_object().expect("an object") {
+            object["metadata"][field.as_str()] = value.clone();
+        }
+        let object: k8s_openapi::api::networking::v1::ServiceCIDR =
+            serde_json::from_value(object).expect("test object");
+        Parsed::<ServiceCidr>::try_from(&object).expect("a ServiceCIDR")
+    };
+    let good = read(json!({}), "True");
+    let cidrs: Vec<String> = good.value.cidrs.iter().map(ToString::to_string).collect();
+    assert_eq!(cidrs, ["10.96.0.0/16", "fd00:10:96::/112"]);
+    assert!(good.value.ready);
+    assert_eq!(good.reports[0].reason, "BadServiceCIDR");
+    assert!(!read(json!({}), "False").value.ready);
+    assert!(!read(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), "True").value.ready);
 }

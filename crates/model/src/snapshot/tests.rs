@@ -199,3 +199,31 @@ fn facts_survive_writing_and_reading() {
     let text = serde_json::to_string(&slice).expect("writes");
     assert_eq!(serde_json::from_str::<EndpointSlice>(&text).expect("reads"), slice);
 }
+
+#[test]
+fn service_cidrs_are_listed_and_dropped_like_the_rest_but_nobody_waits_for_them() {
+    let cidr = |name: &str| ServiceCidr {
+        key: ObjectKey::new("", name),
+        cidrs: ["10.96.0.0/16".parse().expect("a CIDR")].into(),
+        ready: true,
+    };
+    let mut writer = SnapshotWriter::default();
+    for event in [
+        Event::ServiceCidr(Update::Begin),
+        Event::ServiceCidr(Update::Listed(cidr("a"))),
+        Event::ServiceCidr(Update::Listed(cidr("b"))),
+        Event::ServiceCidr(Update::End),
+    ] {
+        writer.apply(event);
+    }
+    assert!(writer.take_change().service_cidrs);
+    assert!(!writer.apply(Event::ServiceCidr(Update::Applied(cidr("a")))));
+    assert!(!writer.has_change());
+    writer.apply(Event::ServiceCidr(Update::Begin));
+    writer.apply(Event::ServiceCidr(Update::Listed(cidr("b"))));
+    writer.apply(Event::ServiceCidr(Update::End));
+    assert!(writer.take_change().service_cidrs);
+    let names: Vec<_> = writer.snapshot().service_cidrs().map(|it| it.key.to_string()).collect();
+    assert_eq!(names, ["b"]);
+    assert!(!writer.pending().contains(&"servicecidrs"));
+}
