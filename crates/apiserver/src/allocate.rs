@@ -1,10 +1,13 @@
 //! ClusterIP, NodePort and health-check port allocation, with explicit state.
 //!
 //! The state is a set of claims and is rebuilt from the Services at start; nothing here does I/O.
+//! The ranges are those the server was started with or what the ServiceCIDRs say (KEP-1880); a
+//! range that goes leaves the claims in it as they are.
 //! Bands follow upstream (KEP-3070): addresses and ports a client asks for may be anywhere,
 //! dynamic ones come from the upper band first, so that the two seldom meet. Within a band a
 //! cursor walks on, so a freed address rests before it is given again.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -25,6 +28,9 @@ pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 #[derive(Debug, Clone)]
 pub struct State {
     ranges: Vec<Addresses>,
+    taken: BTreeSet<IpAddr>,
+    /// Whether the cluster's families are IPv6, the primary one first: a ServiceCIDR adds none.
+    families: Vec<bool>,
     ports: Ports,
 }
 
@@ -41,28 +47,32 @@ pub struct Conflict {
 impl State {
     /// An empty state over Service CIDRs; the family of the first is the cluster's primary one.
     pub fn new(cidrs: Vec<IpNet>) -> Self {
+        let mut families: Vec<bool> = Vec::new();
+        for v6 in cidrs.iter().map(|cidr| cidr.addr().is_ipv6()) {
+            if !families.contains(&v6) {
+                families.push(v6);
+            }
+        }
         Self {
             ranges: cidrs.into_iter().map(Addresses::new).collect(),
+            taken: BTreeSet::new(),
+            families,
             ports: Ports::new(NODE_PORTS),
         }
     }
 
-    /// The state the given Services make, and what they hold twice.
-    pub fn rebuild<'a>(
-        cidrs: Vec<IpNet>,
-        services: impl IntoIterator<Item = &'a Value>,
-    ) -> (Self, Vec<Conflict>) {
-        let mut state = Self::new(cidrs);
+    /// Takes over what the given Services hold; returns what they hold twice or out of range.
+    pub fn rebuild<'a>(&mut self, services: impl IntoIterator<Item = &'a Value>) -> Vec<Conflict> {
         let mut conflicts = Vec::new();
         for object in services {
-            for what in state.take_over(object) {
+            for what in self.take_over(object) {
                 let metadata = &object["metadata"];
                 let text = |field: &str| metadata[field].as_str().unwrap_or_default();
                 let service = format!("{}/{}", text("namespace"), text("name"));
                 conflicts.push(Conflict { service, what });
             }
         }
-        (state, conflicts)
+        conflicts
     }
 
     fn take_over(&mut self, object: &Value) -> Vec<String> {
@@ -71,6 +81,8 @@ impl State {
         for ip in held.addresses {
             if self.claim_address(ip).is_err() {
                 refused.push(format!("clusterIP {ip}"));
+                // Whatever became of its range, nobody else shall get it.
+                self.taken.insert(ip);
             }
         }
         for port in held.ports {
@@ -81,28 +93,22 @@ impl State {
         refused
     }
 
-    /// Adds a range (a ServiceCIDR that became ready). One that is known already changes nothing.
-    pub fn add_range(&mut self, cidr: IpNet) {
-        if !self.ranges.iter().any(|range| range.cidr() == cidr.trunc()) {
-            self.ranges.push(Addresses::new(cidr));
-        }
-    }
-
-    /// Takes a range away if nothing in it is claimed; returns whether it went.
-    pub fn remove_range(&mut self, cidr: IpNet) -> bool {
-        let at = self.ranges.iter().position(|range| range.cidr() == cidr.trunc());
-        match at {
-            Some(at) if self.ranges[at].is_unused() => {
-                self.ranges.remove(at);
-                true
+    /// Makes these the ranges addresses are given from, the first one first. Claims stay, and a range that stays goes
+    /// on where it was.
+    pub fn set_ranges(&mut self, cidrs: Vec<IpNet>) {
+        let mut old = std::mem::take(&mut self.ranges);
+        for cidr in cidrs.into_iter().map(|cidr| cidr.trunc()) {
+            if self.ranges.iter().any(|range| range.cidr() == cidr) {
+                continue;
             }
-            _ => false,
+            let known = old.iter().position(|range| range.cidr() == cidr);
+            self.ranges.push(known.map_or_else(|| Addresses::new(cidr), |at| old.swap_remove(at)));
         }
     }
 
     /// Whether an address is claimed.
     pub fn has_address(&self, ip: IpAddr) -> bool {
-        self.ranges.iter().any(|range| range.has(ip))
+        self.taken.contains(&ip)
     }
 
     /// Whether a node port is claimed.
@@ -112,7 +118,7 @@ impl State {
 
     /// How many addresses and ports are claimed.
     pub fn len(&self) -> (usize, usize) {
-        (self.ranges.iter().map(Addresses::len).sum(), self.ports.len())
+        (self.taken.len(), self.ports.len())
     }
 
     /// Whether nothing is claimed.
@@ -121,11 +127,11 @@ impl State {
     }
 
     fn primary_is_v6(&self) -> bool {
-        self.ranges.first().is_some_and(Addresses::is_v6)
+        self.families.first().is_some_and(|v6| *v6)
     }
 
     fn has_family(&self, v6: bool) -> bool {
-        self.ranges.iter().any(|range| range.is_v6() == v6)
+        self.families.contains(&v6)
     }
 
     /// Claims an address; the message says why not, in upstream's words.
@@ -133,8 +139,8 @@ impl State {
         if self.has_address(ip) {
             return Err("provided IP is already allocated".to_owned());
         }
-        if let Some(range) = self.ranges.iter_mut().find(|range| range.contains(ip)) {
-            range.claim(ip);
+        if self.ranges.iter().any(|range| range.contains(ip)) {
+            self.taken.insert(ip);
             return Ok(());
         }
         let ranges: Vec<String> = self
@@ -150,13 +156,15 @@ impl State {
     }
 
     fn next_address(&mut self, v6: bool) -> Option<IpAddr> {
-        self.ranges.iter_mut().filter(|range| range.is_v6() == v6).find_map(Addresses::next)
+        let Self { ranges, taken, .. } = self;
+        let mut ranges = ranges.iter_mut().filter(|range| range.is_v6() == v6);
+        let ip = ranges.find_map(|range| range.next(taken))?;
+        taken.insert(ip);
+        Some(ip)
     }
 
     fn free_address(&mut self, ip: IpAddr) {
-        for range in &mut self.ranges {
-            range.free(ip);
-        }
+        self.taken.remove(&ip);
     }
 }
 

@@ -26,6 +26,7 @@ mod events;
 #[cfg(test)]
 mod fixtures;
 mod garbage;
+mod hints;
 mod mirroring;
 mod namespace;
 mod node_cidr;
@@ -37,6 +38,7 @@ mod queue;
 mod replicaset;
 mod scheduler;
 mod selector;
+mod service_cidr;
 mod slice_packing;
 pub mod view;
 pub mod write;

@@ -15,7 +15,7 @@ mod pod;
 mod strategy;
 mod workload;
 
-pub use strategy::{for_create, for_update};
+pub use strategy::{for_create, for_status, for_update};
 
 /// Gives an object of `kind`, written as `served`, its defaults: first what the schema says, then
 /// what upstream's code adds per kind.

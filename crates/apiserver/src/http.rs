@@ -273,7 +273,7 @@ pub(crate) async fn read_body(request: Request<Incoming>) -> Result<Bytes, Statu
                     }
                 }
             };
-            let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
+            drop(tokio::time::timeout(Duration::from_secs(5), rest).await);
             Err(Status::too_large(BODY_LIMIT))
         }
         Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),

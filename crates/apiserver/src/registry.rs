@@ -9,7 +9,7 @@ mod admission;
 mod delete;
 pub mod identity;
 mod prepare;
-mod services;
+pub(crate) mod services;
 pub mod subresource;
 
 use std::sync::Arc;
@@ -217,7 +217,7 @@ impl Registry {
                 Ok(object) => {
                     claim.keep();
                     drop(claim);
-                    crate::crd::after_write(self, kind, &object);
+                    self.take_effect(kind, &object);
                     return Ok(Written { object, created: true, warnings });
                 }
                 Err(_) if generated => {}
@@ -289,6 +289,9 @@ impl Registry {
                 default(kind, &mut new);
                 defaults::for_update(kind, &mut new, &old);
             }
+            if part == Part::Status {
+                defaults::for_status(kind, &mut new);
+            }
             prepare::generation(kind, &mut new, &old);
             if part == Part::Main {
                 claim.take(kind, &mut new, Some(&old), options.dry_run)?;
@@ -312,7 +315,7 @@ impl Registry {
                     claim.keep();
                     drop(claim);
                     let object = self.finish(place, object);
-                    crate::crd::after_write(self, kind, &object);
+                    self.take_effect(kind, &object);
                     return Ok(Written { object, created: false, warnings });
                 }
                 Err(WriteError::NotFound(_)) => return Err(place.not_found()),
@@ -323,6 +326,18 @@ impl Registry {
             }
         }
         Err(place.conflict())
+    }
+
+    /// What a stored object changes in the server itself.
+    fn take_effect(&self, kind: &Kind, object: &Arc<Value>) {
+        crate::crd::after_write(self, kind, object);
+        self.0.services.follow(&self.0.store, kind);
+    }
+
+    /// What the removal of an object changes in the server itself.
+    fn lose_effect(&self, kind: &Kind, object: &Value) {
+        crate::crd::after_delete(self, kind, object);
+        self.0.services.follow(&self.0.store, kind);
     }
 
     /// Stamps what the server alone decides about a new object.

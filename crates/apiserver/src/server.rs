@@ -25,6 +25,7 @@ use crate::http::{App, Documents, Pages, handle};
 use crate::kinds::Kinds;
 use crate::persist::{PersistError, Persistence};
 use crate::proxy::PodStreams;
+use crate::registry::services::DEFAULT_CIDR;
 use crate::registry::{Part, Registry, WriteOptions};
 use crate::status::Status;
 use crate::store::Store;
@@ -292,13 +293,22 @@ async fn connection(
     }
 }
 
-/// Writes the objects every cluster has: its first namespaces and the `kubernetes` Service with
-/// its endpoints.
+/// Writes the objects every cluster has: its first namespaces, the range of its Services and the
+/// `kubernetes` Service with its endpoints.
 fn bootstrap(registry: &Registry, advertise: SocketAddr) -> Result<(), StartError> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         let namespace = json!({"metadata": {"name": name}});
         ensure(registry, "", "namespaces", "", namespace, |_| false)?;
     }
+    let ranges: Vec<String> = registry.service_cidrs().iter().map(IpNet::to_string).collect();
+    ensure(
+        registry,
+        "networking.k8s.io",
+        "servicecidrs",
+        "",
+        json!({"metadata": {"name": DEFAULT_CIDR}, "spec": {"cidrs": ranges}}),
+        |_| false,
+    )?;
     let family = if advertise.is_ipv6() { "IPv6" } else { "IPv4" };
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     ensure(

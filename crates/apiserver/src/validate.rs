@@ -179,7 +179,11 @@ pub fn status(kind: &Kind, new: &Value, old: &Value) -> Causes {
     match kind.kind.as_str() {
         _ if kind.crd.is_some() => {}
         "Pod" => pod::status(new, &mut check),
-        "Service" | "Ingress" => service::load_balancer_status(new, &mut check),
+        "Service" => {
+            service::ingress_belongs(new, &mut check);
+            service::load_balancer_status(new, true, &mut check);
+        }
+        "Ingress" => service::load_balancer_status(new, false, &mut check),
         _ => {}
     }
     Causes(check.causes)

@@ -199,7 +199,7 @@ Exits 1 when anything did not go as it should. Uses kubectl for the commands it 
 pub(crate) struct UpOptions {
     #[command(flatten)]
     pub(crate) name: Name,
-    /// How many nodes (1 to 250); 3 unless the lab was kept with another number.
+    /// How many nodes (0 to 250; 0 is an API without nodes); 3 unless the lab was kept with another number.
     #[arg(long)]
     pub(crate) nodes: Option<u16>,
     /// Return when all nodes are Ready; the lab goes on.
@@ -211,6 +211,16 @@ pub(crate) struct UpOptions {
     /// `lab down` keeps the objects; the next `lab up` finds them.
     #[arg(long)]
     pub(crate) persist: bool,
+    /// Zones, given to the nodes in turn as label topology.kubernetes.io/zone.
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub(crate) zones: Vec<String>,
+    /// Join the cluster of this kubeconfig instead of bringing an API server: its controllers do the work, its scheduler
+    /// binds pods to the lab's nodes, and `lab down` takes the nodes away again.
+    #[arg(long, value_name = "FILE", conflicts_with = "api_port")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// With --kubeconfig: the lab binds pods to nodes, because that cluster has no scheduler.
+    #[arg(long, requires = "kubeconfig")]
+    pub(crate) bind_pods: bool,
     /// Print errors only.
     #[arg(long, short = 'q')]
     pub(crate) quiet: bool,
@@ -282,6 +292,8 @@ pub(crate) struct PodRunnerOptions {
     pub(crate) run_dir: PathBuf,
     #[arg(long, required = true)]
     pub(crate) node_ip: Vec<IpAddr>,
+    #[arg(long, value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
     #[arg(long)]
     pub(crate) cni_conf_dir: PathBuf,
     #[arg(long)]
@@ -290,6 +302,11 @@ pub(crate) struct PodRunnerOptions {
     pub(crate) cluster_dns: Vec<IpAddr>,
     #[arg(long, default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

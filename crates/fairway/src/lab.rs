@@ -29,6 +29,9 @@ pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
                 detach: options.detach,
                 api_port: options.api_port,
                 persist: options.persist,
+                zones: options.zones,
+                kubeconfig: options.kubeconfig,
+                bind_pods: options.bind_pods,
                 talk: if options.quiet { up::Talk::Quiet } else { up::Talk::Full },
             };
             small_runtime()?.block_on(up::up(options))?;
@@ -145,6 +148,7 @@ fn runner_config(options: PodRunnerOptions) -> anyhow::Result<RunnerConfig> {
         kubeconfig: options.kubeconfig,
         run_dir: options.run_dir,
         node_ips: options.node_ip,
+        labels: options.label,
         cni_conf_dir: options.cni_conf_dir,
         // The binary is the plugin: CNI_COMMAND in the environment makes it one.
         cni_bin: std::env::current_exe().context("cannot find this program's file")?,

@@ -14,6 +14,7 @@
 //! | [`process`], [`enter`] | edges: processes by pid and start time; entering a namespace |
 //! | [`preflight`] | what the machine must offer, one line per thing that is missing |
 //! | [`network`] | the switch, the nodes' links and routes |
+//! | [`existing`] | an existing cluster instead of the embedded API |
 //! | [`control`] | the control process: API server, controllers, supervision of agents and runners |
 //! | [`up`], [`teardown`], [`status`], [`exec`], [`node`] | the commands |
 //! | [`demo`] | `make demo` |
@@ -26,6 +27,7 @@ pub mod control;
 pub mod demo;
 pub mod enter;
 pub mod exec;
+pub mod existing;
 pub mod images;
 pub mod layout;
 pub mod lock;

@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ipnet::IpNet;
 use link::kernel::Netlink;
 use link::{
@@ -77,14 +77,33 @@ impl Network {
         Ok(Self { switch })
     }
 
-    /// Listens on the switch's address, where nodes and pods reach the API server.
+    /// Listens on an address of the switch, where nodes and pods reach the API server.
     ///
     /// # Errors
     /// As `bind(2)`.
-    pub fn listen(&self, port: u16) -> anyhow::Result<TcpListener> {
-        let address = SocketAddr::new(IpAddr::V4(SWITCH_V4), port);
+    pub fn listen(&self, ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+        let address = SocketAddr::new(ip, port);
         let listener: io::Result<TcpListener> = self.switch.run(|| TcpListener::bind(address))?;
         listener.with_context(|| format!("cannot listen on {address} inside the lab"))
+    }
+
+    /// Makes the switch answer for an address outside the lab, and listens there: everybody's default route leads here.
+    ///
+    /// # Errors
+    /// When the address is one of the lab's own networks', or the kernel refuses.
+    pub fn answer_for(&self, address: SocketAddr) -> anyhow::Result<TcpListener> {
+        let ip = address.ip();
+        let own = [
+            IpNet::new(SWITCH_V4.into(), NODE_PREFIX_V4)?,
+            IpNet::new(SWITCH_V6.into(), NODE_PREFIX_V6)?,
+        ];
+        if own.iter().any(|net| net.contains(&ip)) {
+            bail!("{ip} is in the lab's own network");
+        }
+        let mut wire = Netlink::in_namespace(&self.switch)?;
+        let loopback = wire.link("lo")?.context("the switch has no loopback")?.index;
+        wire.apply(&[Change::AddAddress(Address::new(loopback, IpNet::from(ip)))])?;
+        self.listen(ip, address.port())
     }
 }
 

@@ -25,6 +25,15 @@ pub struct LabSpec {
     pub api_port: Option<u16>,
     /// Whether `lab down` keeps the state directory.
     pub persist: bool,
+    /// Zones, given to the nodes in turn; none when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<String>,
+    /// The existing cluster to join, instead of an API server of the lab's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Whether pods of the existing cluster are bound to nodes by the lab.
+    #[serde(default)]
+    pub bind_pods: bool,
 }
 
 /// What plays which part.
@@ -173,7 +182,14 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let file = dir.join("lab.json");
         assert_eq!(read::<LabSpec>(&file).unwrap(), None);
-        let spec = LabSpec { nodes: 3, api_port: Some(6443), persist: false };
+        let spec = LabSpec {
+            nodes: 3,
+            api_port: Some(6443),
+            persist: false,
+            zones: vec!["a".into()],
+            kubeconfig: None,
+            bind_pods: false,
+        };
         write(&file, &spec).unwrap();
         write(&file, &spec).unwrap();
         assert_eq!(read::<LabSpec>(&file).unwrap(), Some(spec));

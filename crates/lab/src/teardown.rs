@@ -15,6 +15,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
 use crate::enter::mount_points;
+use crate::existing::access::Access;
+use crate::existing::nodes::{self, LAB_LABEL};
 use crate::layout::{Layout, NETNS_ROOT, RUN_ROOT, STATE_ROOT};
 use crate::process::{self, NamespaceId, ProcessId};
 use crate::state::{self, LabSpec, RunRecord};
@@ -115,9 +117,21 @@ pub fn down(layout: &Layout, purge_state: bool) -> anyhow::Result<Down> {
     let existed = layout.run_dir().exists();
     let held = lock::create_and_lock(&layout.run_dir())
         .with_context(|| format!("cannot open {}", layout.run_dir().display()))?;
+    let joined = joined(layout);
     let swept = sweep(layout)?;
     remove_run_dir(layout)
         .with_context(|| format!("cannot remove {}", layout.run_dir().display()))?;
+    // Last, when nothing is left that would register them again.
+    if let Some(access) = joined
+        && let Err(error) = nodes::leave(&access, layout.name())
+        && !purge_state
+    {
+        bail!(
+            "lab {lab} is gone from this machine, but its nodes are still in the cluster at {url} ({error:#}): `fairway lab down --name {lab}` tries again, with --purge it gives up; or `kubectl delete node -l {LAB_LABEL}={lab}`",
+            lab = layout.name(),
+            url = access.url(),
+        );
+    }
     let had_state = layout.state_dir().exists();
     // A damaged specification is no reason to keep what the user wants gone, but nor to throw away objects unasked.
     let keep = !purge_state
@@ -132,6 +146,15 @@ pub fn down(layout: &Layout, purge_state: bool) -> anyhow::Result<Down> {
         (false, true) => Down::Gone,
         (_, false) => Down::Nothing,
     })
+}
+
+/// How the cluster is reached that the lab has joined, if it has joined one. To be asked before [`sweep`], which removes
+/// the better of the two answers.
+pub fn joined(layout: &Layout) -> Option<Access> {
+    let spec: LabSpec = state::read(&state::spec_file(layout)).ok().flatten()?;
+    let given = spec.kubeconfig?;
+    // Our own copy is whole even when the given file has gone.
+    [layout.kubeconfig(), given].iter().find_map(|file| Access::read(file).ok())
 }
 
 fn marker(layout: &Layout) -> String {

@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::protocol::{DETACH, Progress};
 use crate::say::{Mark, Voice, duration};
 use crate::state::{self, LabSpec, RunRecord};
 use crate::teardown::MARKER;
-use crate::{lock, preflight, process, teardown};
+use crate::{existing, lock, preflight, process, teardown};
 
 /// Nodes of a lab when nobody says otherwise.
 pub const DEFAULT_NODES: u16 = 3;
@@ -39,6 +39,12 @@ pub struct UpOptions {
     pub api_port: Option<u16>,
     /// Keep the objects when the lab is taken down.
     pub persist: bool,
+    /// Zones, given to the nodes in turn; empty: as before, or none.
+    pub zones: Vec<String>,
+    /// The existing cluster to join; `None`: as before, or an API server of the lab's own.
+    pub kubeconfig: Option<PathBuf>,
+    /// Bind the existing cluster's pods to nodes: it has no scheduler.
+    pub bind_pods: bool,
     /// How much to say.
     pub talk: Talk,
 }
@@ -83,7 +89,9 @@ pub async fn up(options: UpOptions) -> anyhow::Result<()> {
         Ok(running) => running,
         Err(error) => {
             // The first error is the one to show; the sweep's own would hide it.
+            let joined = teardown::joined(&layout);
             drop(teardown::sweep(&layout).and_then(|_| Ok(teardown::remove_run_dir(&layout)?)));
+            drop(joined.map(|access| existing::nodes::leave(&access, layout.name())));
             if fresh {
                 drop(teardown::purge(&layout));
             }
@@ -264,8 +272,8 @@ fn specification(layout: &Layout, options: &UpOptions) -> anyhow::Result<LabSpec
     let earlier: Option<LabSpec> = state::read(&state::spec_file(layout))?;
     let before = earlier.as_ref().map(|spec| spec.nodes);
     let nodes = options.nodes.or(before).unwrap_or(DEFAULT_NODES);
-    if nodes == 0 || nodes > MAX_NODES {
-        bail!("--nodes {nodes}: a lab has 1 to {MAX_NODES} nodes");
+    if nodes > MAX_NODES {
+        bail!("--nodes {nodes}: a lab has 0 to {MAX_NODES} nodes");
     }
     if let Some(before) = before
         && nodes < before
@@ -276,8 +284,18 @@ fn specification(layout: &Layout, options: &UpOptions) -> anyhow::Result<LabSpec
         );
     }
     let api_port = options.api_port.or(earlier.as_ref().and_then(|spec| spec.api_port));
-    let persist = options.persist || earlier.is_some_and(|spec| spec.persist);
-    Ok(LabSpec { nodes, api_port, persist })
+    let persist = options.persist || earlier.as_ref().is_some_and(|spec| spec.persist);
+    let zones = match options.zones.as_slice() {
+        [] => earlier.as_ref().map(|spec| spec.zones.clone()).unwrap_or_default(),
+        zones => zones.to_vec(),
+    };
+    let kubeconfig = match &options.kubeconfig {
+        None => earlier.as_ref().and_then(|spec| spec.kubeconfig.clone()),
+        // The control process and later commands read it from elsewhere.
+        Some(file) => Some(fs::canonicalize(file).with_context(|| cannot("read", file))?),
+    };
+    let bind_pods = options.bind_pods || earlier.is_some_and(|spec| spec.bind_pods);
+    Ok(LabSpec { nodes, api_port, persist, zones, kubeconfig, bind_pods })
 }
 
 fn refuse_running(layout: &Layout) -> anyhow::Result<()> {

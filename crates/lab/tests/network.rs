@@ -56,7 +56,7 @@ fn nodes_and_client_reach_each_other_and_the_rest_is_unreachable_at_once() {
     println!("three nodes wired in {:?}", began.elapsed());
 
     // The API server's inner address is reached from every node and from the client.
-    let api = network.listen(API_PORT).unwrap();
+    let api = network.listen(SWITCH_V4.into(), API_PORT).unwrap();
     for from in [
         layout.node_namespace("node-1"),
         layout.node_namespace("node-3"),

@@ -1,4 +1,7 @@
 //! Two pools with a static and a dynamic band: addresses of one CIDR, and ports.
+//!
+//! Ranges may overlap (two ServiceCIDRs), so what is taken is kept once, beside them: a range only knows its bands and
+//! where its next search starts.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,11 +12,10 @@ use ipnet::IpNet;
 /// Upstream looks at no more of an IPv6 range than this.
 const MOST: u128 = 1 << 16;
 
-/// The claims within one CIDR, as offsets from its first address.
+/// One CIDR; places in it are offsets from its first address.
 #[derive(Debug, Clone)]
 pub(super) struct Addresses {
     cidr: IpNet,
-    used: BTreeSet<u32>,
     /// Last offset that may be given.
     last: u32,
     /// First offset of the dynamic band.
@@ -34,7 +36,7 @@ impl Addresses {
         // KEP-3070: min(max(16, size/16), 256) addresses are the static band.
         let band = if size <= 16 { 0 } else { (size / 16).clamp(16, 256) };
         let dynamic = u32::try_from(band).unwrap_or(256).max(1);
-        Self { cidr, used: BTreeSet::new(), last, dynamic, cursor: dynamic }
+        Self { cidr, last, dynamic, cursor: dynamic }
     }
 
     pub(super) fn cidr(&self) -> IpNet {
@@ -43,14 +45,6 @@ impl Addresses {
 
     pub(super) fn is_v6(&self) -> bool {
         self.cidr.addr().is_ipv6()
-    }
-
-    pub(super) fn is_unused(&self) -> bool {
-        self.used.is_empty()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.used.len()
     }
 
     fn offset(&self, ip: IpAddr) -> Option<u32> {
@@ -77,36 +71,20 @@ impl Addresses {
         self.offset(ip).is_some()
     }
 
-    pub(super) fn has(&self, ip: IpAddr) -> bool {
-        self.offset(ip).is_some_and(|offset| self.used.contains(&offset))
-    }
-
-    pub(super) fn claim(&mut self, ip: IpAddr) {
-        if let Some(offset) = self.offset(ip) {
-            self.used.insert(offset);
-        }
-    }
-
-    pub(super) fn free(&mut self, ip: IpAddr) {
-        if let Some(offset) = self.offset(ip) {
-            self.used.remove(&offset);
-        }
-    }
-
-    /// Claims a free address: the dynamic band from the cursor on, then the static band.
-    pub(super) fn next(&mut self) -> Option<IpAddr> {
+    /// Finds a free address: the dynamic band from the cursor on, then the static band.
+    pub(super) fn next(&mut self, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let start = self.cursor.clamp(self.dynamic, self.last.max(self.dynamic));
         let candidates = (start..=self.last)
             .chain(self.dynamic..start)
             .chain(1..self.dynamic.min(self.last + 1));
-        let offset = candidates.into_iter().find(|offset| !self.used.contains(offset))?;
+        let offset =
+            candidates.into_iter().find(|offset| !taken.contains(&self.address(*offset)))?;
         if offset >= self.dynamic {
             self.cursor = offset.saturating_add(1);
             if self.cursor > self.last {
                 self.cursor = self.dynamic;
             }
         }
-        self.used.insert(offset);
         Some(self.address(offset))
     }
 }

@@ -174,11 +174,44 @@ fn a_restart_finds_the_claims_and_the_conflicts() {
     let a = svc(json!({"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
         "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}));
     let cidrs = vec!["10.96.0.0/16".parse().expect("a CIDR")];
-    let (state, conflicts) = State::rebuild(cidrs, [&a, &a]);
+    let mut state = State::new(cidrs);
+    let conflicts = state.rebuild([&a, &a]);
     assert!(state.has_address("10.96.0.9".parse().expect("an address")));
     assert!(state.has_port(30001));
     assert_eq!(conflicts.len(), 2);
     assert_eq!(conflicts[0].what, "clusterIP 10.96.0.9");
+}
+
+#[test]
+fn ranges_come_and_go_and_may_overlap() {
+    let mut state = State::new(vec!["10.0.0.0/29".parse().expect("a CIDR")]);
+    let give = |state: &mut State| {
+        let mut web = svc(json!({"type": "ClusterIP"}));
+        service(state, &mut web, None, false).map(|()| web["spec"]["clusterIP"].clone())
+    };
+    for _ in 0..6 {
+        give(&mut state).expect("room");
+    }
+    give(&mut state).expect_err("full");
+    // The second holds the first: what is given from one is taken in the other.
+    let ranges = |texts: &[&str]| -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a CIDR")).collect()
+    };
+    state.set_ranges(ranges(&["10.0.0.0/29", "10.0.0.0/28", "fd00::/112"]));
+    let given: BTreeSet<String> =
+        (0..8).map(|_| give(&mut state).expect("room").to_string()).collect();
+    assert_eq!(given.len(), 8);
+    assert!(given.contains("\"10.0.0.14\"") && !given.contains("\"10.0.0.3\""), "{given:?}");
+    give(&mut state).expect_err("full again");
+    let mut six = svc(json!({"type": "ClusterIP", "ipFamilies": ["IPv6"]}));
+    service(&mut state, &mut six, None, false).expect_err("a range does not add a family");
+    // A range that went gives nothing any more and its claims stay.
+    state.set_ranges(ranges(&["10.9.0.0/24"]));
+    assert!(state.has_address("10.0.0.14".parse().expect("an address")));
+    assert_eq!(give(&mut state).expect("room"), "10.9.0.16");
+    let mut old = svc(json!({"type": "ClusterIP", "clusterIP": "10.0.0.14"}));
+    let why = service(&mut state, &mut old, None, false).expect_err("held").to_string();
+    assert!(why.contains("already allocated"), "{why}");
 }
 
 proptest! {
@@ -229,7 +262,8 @@ proptest! {
             }
             prop_assert_eq!(state.len(), (ips.len(), ports.len()));
         }
-        let (again, conflicts) = State::rebuild(cidrs, live.iter().flatten());
+        let mut again = State::new(cidrs);
+        let conflicts = again.rebuild(live.iter().flatten());
         prop_assert!(conflicts.is_empty());
         prop_assert_eq!(again.len(), state.len());
     }

@@ -14,6 +14,7 @@ use super::endpoint_ports::{
     ports_for, publishes_not_ready, target_reference,
 };
 use super::engine::{Controller, Wakes};
+use super::hints;
 use super::object::{condition, is_deleting, label, map_at, name, namespace, str_at};
 use super::selector::Selector;
 use super::slice_packing::{Group, HEADLESS, MANAGED_BY, SERVICE_NAME, Shape, Wanted, pack};
@@ -22,7 +23,7 @@ use super::write::{ENDPOINT_SLICES, NODES, Note, ObjectRef, Outcome, PODS, SERVI
 
 /// The value of the managed-by label on this controller's slices.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Queues the Services a change concerns.
 pub(crate) fn wakes(change: &Change, view: &View, out: &mut Wakes) {
@@ -43,11 +44,27 @@ pub(crate) fn wakes(change: &Change, view: &View, out: &mut Wakes) {
                 out.push(Controller::EndpointSlice, target);
             }
         }
-    } else if *resource == NODES && node_changed(change) {
+    } else if *resource == NODES {
+        node_wakes(change, view, out);
+    }
+}
+
+fn node_wakes(change: &Change, view: &View, out: &mut Wakes) {
+    if zone_changed(change) {
         for pod in view.pods_on(&change.target.name) {
             for target in view.selecting(&SERVICES, pod) {
                 out.push(Controller::EndpointSlice, target);
             }
+        }
+    }
+    let share_changed = match (&change.old, &change.new) {
+        (Some(old), Some(new)) => hints::facts(old) != hints::facts(new),
+        _ => true,
+    };
+    if share_changed {
+        // The zones' shares are everybody's who divides by them.
+        for service in view.all(&SERVICES).filter(|service| hints::is_auto(service)) {
+            out.push(Controller::EndpointSlice, ObjectRef::of(SERVICES, service));
         }
     }
 }
@@ -80,7 +97,7 @@ fn facts(pod: &Value) -> impl PartialEq + use<'_> {
     )
 }
 
-fn node_changed(change: &Change) -> bool {
+fn zone_changed(change: &Change) -> bool {
     match (&change.old, &change.new) {
         (Some(old), Some(new)) => label(old, ZONE) != label(new, ZONE),
         _ => true,
@@ -102,7 +119,8 @@ pub(crate) fn reconcile(view: &View, target: &ObjectRef) -> Outcome {
         (Vec::new(), Vec::new())
     } else {
         let families = families(service);
-        let groups = groups(view, service, &selector, &families);
+        let mut groups = groups(view, service, &selector, &families);
+        hints::give(view, service, &families, &mut groups);
         (families, groups)
     };
     let existing: Vec<&Arc<Value>> = view

@@ -18,7 +18,7 @@ use super::view::{Change, View};
 use super::write::{EVENTS, ObjectRef, Op, Outcome};
 use super::{
     deployment, endpoints, endpointslice, event_expiry, garbage, mirroring, namespace, node_cidr,
-    node_lifecycle, pod_garbage, replicaset, scheduler,
+    node_lifecycle, pod_garbage, replicaset, scheduler, service_cidr,
 };
 
 /// The controllers, in no particular order.
@@ -36,6 +36,8 @@ pub enum Controller {
     Endpoints,
     /// Hand-written Endpoints → EndpointSlices.
     Mirroring,
+    /// ServiceCIDR → Ready; its end.
+    ServiceCidr,
     /// Node → pod CIDRs.
     NodeCidr,
     /// Node → Ready, taints; its pods → Ready, eviction.
@@ -134,6 +136,7 @@ impl Engine {
             endpointslice::wakes(change, &self.view, &mut wakes);
             endpoints::wakes(change, &self.view, &mut wakes);
             mirroring::wakes(change, &self.view, &mut wakes);
+            service_cidr::wakes(change, &self.view, &mut wakes);
             node_cidr::wakes(change, &self.view, &mut wakes);
             node_lifecycle::wakes(change, &self.view, &mut wakes);
             pod_garbage::wakes(change, &self.view, &self.config, now, &mut wakes);
@@ -168,6 +171,7 @@ impl Engine {
             Controller::EndpointSlice => endpointslice::reconcile(view, target),
             Controller::Endpoints => endpoints::reconcile(view, target),
             Controller::Mirroring => mirroring::reconcile(view, target),
+            Controller::ServiceCidr => service_cidr::reconcile(view, target, now),
             Controller::NodeCidr => node_cidr::reconcile(view, target, &self.config),
             Controller::NodeLifecycle => node_lifecycle::reconcile(view, target, &self.config, now),
             Controller::PodGarbage => pod_garbage::reconcile(view, target),

@@ -205,7 +205,10 @@ fn pack_group<'a>(
                 continue;
             };
             if wanted.endpoint != *endpoint {
-                slice.note_time(&wanted.since);
+                // A hint is the controller's own thought, not something that happened to the pod.
+                if without_hints(&wanted.endpoint) != without_hints(endpoint) {
+                    slice.note_time(&wanted.since);
+                }
                 slice.changed = true;
             }
             slice.endpoints.push(wanted.endpoint);
@@ -245,6 +248,12 @@ fn pack_group<'a>(
         slices.push(slice);
     }
     kept.append(&mut slices);
+}
+
+fn without_hints(endpoint: &Value) -> Map<String, Value> {
+    let mut fields = endpoint.as_object().cloned().unwrap_or_default();
+    fields.shift_remove("hints");
+    fields
 }
 
 /// Whether a slice carries exactly the labels and owner it shall (and at least the annotations).

@@ -51,6 +51,7 @@ resources! {
     CONFIG_MAPS = "configmaps";
     SERVICE_ACCOUNTS = "serviceaccounts";
     EVENTS = "events";
+    SERVICE_CIDRS = "servicecidrs.networking.k8s.io";
     LEASES = "leases.coordination.k8s.io";
     DEPLOYMENTS = "deployments.apps";
     REPLICA_SETS = "replicasets.apps";

@@ -51,6 +51,16 @@ pub(super) fn service(object: &mut Value) {
     }
 }
 
+/// A Service's status: an address is one that packets arrive with, unless it says otherwise (KEP-1860).
+pub(super) fn load_balancer_status(object: &mut Value) {
+    let Some(balancer) = object.pointer_mut("/status/loadBalancer") else { return };
+    for ingress in items_at(balancer, "ingress") {
+        if !text(ingress, "ip").is_empty() {
+            set(ingress, "ipMode", json!("VIP"));
+        }
+    }
+}
+
 /// Classic Endpoints.
 pub(super) fn endpoints(object: &mut Value) {
     for subset in items_at(object, "subsets") {

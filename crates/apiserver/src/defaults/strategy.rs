@@ -44,6 +44,13 @@ pub fn for_create(kind: &Kind, object: &mut Value) {
     }
 }
 
+/// Prepares a changed status before validation.
+pub fn for_status(kind: &Kind, new: &mut Value) {
+    if kind.crd.is_none() && kind.kind == "Service" {
+        super::network::load_balancer_status(new);
+    }
+}
+
 /// Prepares a changed object (in the storage version, defaulted) before validation: keeps what a
 /// client may leave out and the server has given (`clusterIP`, node ports …).
 pub fn for_update(kind: &Kind, new: &mut Value, old: &Value) {
@@ -174,7 +181,7 @@ fn service_update(new: &mut Value, old: &Value) {
             spec["healthCheckNodePort"] = old_spec["healthCheckNodePort"].clone();
         }
     }
-    drop_disabled(spec, old_spec, &was, &is);
+    drop_disabled(spec, old_spec);
 }
 
 fn keep_node_ports(spec: &mut Value, old_spec: &Value) {
@@ -191,24 +198,40 @@ fn keep_node_ports(spec: &mut Value, old_spec: &Value) {
     }
 }
 
-/// On a change of type, fields of the old type that the client left as they were go.
-fn drop_disabled(spec: &mut Value, old: &Value, was: &str, is: &str) {
-    let Some(map) = spec.as_object_mut() else { return };
-    let cluster = |kind: &str| matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer");
-    let node = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    let mut drop_same = |names: &[&str]| {
-        for name in names {
-            if map.get(*name).is_some_and(|value| Some(value) == old.get(*name)) {
-                map.shift_remove(*name);
-            }
+/// What a Service's fields depend on.
+struct Needs {
+    cluster_ip: bool,
+    node_ports: bool,
+    external_policy: bool,
+    health_port: bool,
+    balancer: bool,
+}
+
+impl Needs {
+    fn of(spec: &Value) -> Self {
+        let kind = text(spec, "type");
+        let node_ports = matches!(kind, "NodePort" | "LoadBalancer");
+        let cluster_ip = node_ports || kind == "ClusterIP";
+        let external_ips = spec["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty());
+        let balancer = kind == "LoadBalancer";
+        Self {
+            cluster_ip,
+            node_ports,
+            external_policy: node_ports || (cluster_ip && external_ips),
+            health_port: balancer && text(spec, "externalTrafficPolicy") == "Local",
+            balancer,
         }
-    };
-    if cluster(was) && !cluster(is) {
-        drop_same(&["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
-        drop_same(&["internalTrafficPolicy"]);
     }
-    if node(was) && !node(is) {
-        drop_same(&["externalTrafficPolicy"]);
+}
+
+/// Fields that have no use any more go, if the client left them as they were (upstream's
+/// `dropTypeDependentFields`).
+fn drop_disabled(spec: &mut Value, old: &Value) {
+    let (was, is) = (Needs::of(old), Needs::of(spec));
+    let by_name = |spec: &Value| text(spec, "type") == "ExternalName";
+    let named = by_name(old) && !by_name(spec);
+    let Some(map) = spec.as_object_mut() else { return };
+    if was.node_ports && !is.node_ports {
         let old_ports = old["ports"].as_array().cloned().unwrap_or_default();
         for port in map.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
             let same = old_ports.iter().any(|o| o["nodePort"] == port["nodePort"]);
@@ -217,22 +240,22 @@ fn drop_disabled(spec: &mut Value, old: &Value, was: &str, is: &str) {
             }
         }
     }
-    let mut drop_same = |names: &[&str]| {
-        for name in names {
-            if map.get(*name).is_some_and(|value| Some(value) == old.get(*name)) {
-                map.shift_remove(*name);
-            }
+    let groups: [(bool, &[&str]); 5] = [
+        (
+            was.cluster_ip && !is.cluster_ip,
+            &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"],
+        ),
+        (was.external_policy && !is.external_policy, &["externalTrafficPolicy"]),
+        (was.health_port && !is.health_port, &["healthCheckNodePort"]),
+        (
+            was.balancer && !is.balancer,
+            &["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerSourceRanges"],
+        ),
+        (named, &["externalName"]),
+    ];
+    for name in groups.iter().filter(|(gone, _)| *gone).flat_map(|(_, names)| *names) {
+        if map.get(*name).is_some_and(|value| Some(value) == old.get(*name)) {
+            map.shift_remove(*name);
         }
-    };
-    if was == "LoadBalancer" && is != "LoadBalancer" {
-        drop_same(&[
-            "allocateLoadBalancerNodePorts",
-            "loadBalancerClass",
-            "loadBalancerSourceRanges",
-            "healthCheckNodePort",
-        ]);
-    }
-    if was == "ExternalName" && is != "ExternalName" {
-        drop_same(&["externalName"]);
     }
 }

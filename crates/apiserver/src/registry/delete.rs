@@ -156,9 +156,9 @@ impl Registry {
                     }
                     drop(claim);
                     if deleted.gone {
-                        crate::crd::after_delete(self, kind, &deleted.object);
+                        self.lose_effect(kind, &deleted.object);
                     } else {
-                        crate::crd::after_write(self, kind, &deleted.object);
+                        self.take_effect(kind, &deleted.object);
                     }
                     return Ok(deleted);
                 }
@@ -186,7 +186,7 @@ impl Registry {
             Ok(last) => {
                 claim.release(&last);
                 drop(claim);
-                crate::crd::after_delete(self, &place.kind, &last);
+                self.lose_effect(&place.kind, &last);
                 last
             }
             // Somebody changed or removed it meanwhile: theirs to finish.

@@ -364,14 +364,34 @@ fn update(spec: &Value, old: &Value, path: &Path<'_>, check: &mut Check) {
             }
         }
     }
+    let local = |spec: &Value| {
+        text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+    };
+    let (was, is) = (number(old, "healthCheckNodePort"), number(spec, "healthCheckNodePort"));
+    if local(old) && local(spec) && was != 0 && was != is {
+        check.invalid(&path.child("healthCheckNodePort"), is, "field is immutable");
+    }
     let (was, is) = (text(old, "loadBalancerClass"), text(spec, "loadBalancerClass"));
     if text(old, "type") == "LoadBalancer" && text(spec, "type") == "LoadBalancer" && was != is {
         check.invalid(&path.child("loadBalancerClass"), is, SET_ONCE);
     }
 }
 
-/// `status.loadBalancer.ingress` of Services and Ingresses.
-pub(super) fn load_balancer_status(new: &Value, check: &mut Check) {
+/// Only a load balancer has addresses of one.
+pub(super) fn ingress_belongs(new: &Value, check: &mut Check) {
+    let balancer = &new["status"]["loadBalancer"];
+    if text(&new["spec"], "type") != "LoadBalancer" && !items(balancer, "ingress").is_empty() {
+        let status = Path::ROOT.child("status");
+        let path = status.child("loadBalancer");
+        check.forbidden(
+            &path.child("ingress"),
+            "may only be used when `spec.type` is 'LoadBalancer'",
+        );
+    }
+}
+
+/// `status.loadBalancer.ingress` of Services (`with_mode`) and Ingresses.
+pub(super) fn load_balancer_status(new: &Value, with_mode: bool, check: &mut Check) {
     let status = Path::ROOT.child("status");
     let balancer = status.child("loadBalancer");
     let path = balancer.child("ingress");
@@ -380,6 +400,15 @@ pub(super) fn load_balancer_status(new: &Value, check: &mut Check) {
         let (ip, host) = (text(ingress, "ip"), text(ingress, "hostname"));
         if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
             check.invalid(&path.child("ip"), ip, names::IP_MESSAGE);
+        }
+        if with_mode {
+            let at = path.child("ipMode");
+            match (ip.is_empty(), text(ingress, "ipMode")) {
+                (true, "") | (false, "VIP" | "Proxy") => {}
+                (true, _) => check.forbidden(&at, "may not be specified when `ip` is not set"),
+                (false, "") => check.required(&at, "must be specified when `ip` is set"),
+                (false, other) => check.not_supported(&at, other, &["Proxy", "VIP"]),
+            }
         }
         if !host.is_empty() {
             check.invalid_all(&path.child("hostname"), host, &names::dns_subdomain(host));

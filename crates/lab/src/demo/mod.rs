@@ -38,6 +38,9 @@ pub async fn run(name: LabName) -> anyhow::Result<bool> {
         nodes: Some(3),
         detach: true,
         api_port: None,
+        zones: Vec::new(),
+        kubeconfig: None,
+        bind_pods: false,
         persist: false,
         talk: up::Talk::Steps,
     })

@@ -83,6 +83,8 @@ pub struct RunnerConfig {
     pub run_dir: PathBuf,
     /// The node's addresses, IPv4 first when both are there.
     pub node_ips: Vec<IpAddr>,
+    /// Labels of the Node beside those every kubelet sets.
+    pub labels: Vec<(String, String)>,
     /// Where the agent writes its CNI configuration list.
     pub cni_conf_dir: PathBuf,
     /// The CNI plugin: a program that is every plugin type, or a directory of plugins.

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::ResourceExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -116,9 +117,10 @@ pub async fn run(client: kube::Client, config: RunnerConfig, mut network: watch:
 async fn register(nodes: &Api<Node>, config: &RunnerConfig, ready: bool) -> kube::Result<Node> {
     let name = config.node.as_str();
     let node = match nodes.get_opt(name).await? {
-        Some(node) => node,
+        Some(node) => relabel(nodes, config, node).await?,
         None => {
-            let labels = labels(name);
+            let mut labels = labels(name);
+            labels.extend(config.labels.iter().cloned());
             let metadata = ObjectMeta {
                 name: Some(name.into()),
                 labels: Some(labels),
@@ -135,6 +137,17 @@ async fn register(nodes: &Api<Node>, config: &RunnerConfig, ready: bool) -> kube
         }
     };
     write_status(nodes, config, &node, ready).await
+}
+
+/// A node that came back may have other labels than it left with; those somebody else gave it stay.
+async fn relabel(nodes: &Api<Node>, config: &RunnerConfig, node: Node) -> kube::Result<Node> {
+    let has = |(key, value): &(String, String)| node.labels().get(key) == Some(value);
+    if config.labels.iter().all(has) {
+        return Ok(node);
+    }
+    let labels: BTreeMap<_, _> = config.labels.iter().cloned().collect();
+    let patch = serde_json::json!({"metadata": {"labels": labels}});
+    nodes.patch(&config.node, &PatchParams::default(), &Patch::Merge(patch)).await
 }
 
 fn labels(name: &str) -> BTreeMap<String, String> {

@@ -13,6 +13,8 @@ use crate::controllers::write::{
 use crate::kinds::Kinds;
 use crate::store::Store;
 
+mod services;
+
 struct Cluster {
     driver: Driver,
     registry: Registry,
