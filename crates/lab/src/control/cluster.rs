@@ -22,7 +22,7 @@ pub(super) enum Plan {
     /// An API server of our own, listening on the host's loopback.
     Own(TcpListener),
     /// Somebody else's.
-    Existing(Access),
+    Existing(Box<Access>),
 }
 
 impl Plan {
@@ -30,7 +30,7 @@ impl Plan {
     pub(super) fn of(spec: &LabSpec, api_port: Option<u16>) -> anyhow::Result<Self> {
         match &spec.kubeconfig {
             None => listen_on_loopback(api_port, spec.api_port).map(Self::Own),
-            Some(file) => Access::read(file).map(Self::Existing),
+            Some(file) => Ok(Self::Existing(Box::new(Access::read(file)?))),
         }
     }
 
@@ -50,7 +50,7 @@ impl Plan {
             }
             Self::Existing(access) => {
                 let lab = layout.name();
-                let joined = Existing::join(access, lab, nodes, network, spec.bind_pods).await?;
+                let joined = Existing::join(*access, lab, nodes, network, spec.bind_pods).await?;
                 Ok(Cluster::Existing(joined))
             }
         }

@@ -54,7 +54,11 @@ pub(super) fn write_kubeconfigs(
 }
 
 /// The processes of all nodes.
-pub(super) fn parts(layout: &Layout, spec: &LabSpec, nodes: &[NodePlan]) -> anyhow::Result<Vec<Part>> {
+pub(super) fn parts(
+    layout: &Layout,
+    spec: &LabSpec,
+    nodes: &[NodePlan],
+) -> anyhow::Result<Vec<Part>> {
     let own: OsString = std::env::current_exe().context("cannot find this program's file")?.into();
     let mut parts = Vec::new();
     for (index, node) in nodes.iter().enumerate() {

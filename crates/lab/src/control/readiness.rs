@@ -76,4 +76,3 @@ fn last_line(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     text.trim_end().lines().last().unwrap_or("silent").trim().to_owned()
 }
-

@@ -70,7 +70,8 @@ impl Access {
         let url: http::Uri = text(&cluster["server"]).parse().context("server is no URL")?;
         let host = url.host().context("server has no host")?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+        let port =
+            url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
 
         let mut whole = Map::new();
         for field in ["insecure-skip-tls-verify", "tls-server-name"] {
@@ -148,8 +149,7 @@ impl Access {
     /// When certificates or keys are damaged.
     pub async fn client(&self) -> anyhow::Result<Client> {
         let config = Kubeconfig::from_yaml(&self.outside()?)?;
-        let config =
-            Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
         Ok(Client::try_from(config)?)
     }
 }

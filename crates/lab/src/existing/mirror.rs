@@ -116,11 +116,8 @@ pub async fn follow(client: Client, mirror: Mirror) {
         },
     );
     let services = each(
-        watcher(
-            Api::<PartialObjectMeta<Service>>::all(client),
-            watcher::Config::default(),
-        )
-        .default_backoff(),
+        watcher(Api::<PartialObjectMeta<Service>>::all(client), watcher::Config::default())
+            .default_backoff(),
         |event| {
             mirror.with(|seen| match event {
                 Event::Apply(service) | Event::InitApply(service) => {
