@@ -214,6 +214,15 @@ impl Lowering {
                 self.load_key(left)?;
                 self.out.extend([and(mask), compare(equality, network)]);
             }
+            Right::NamePrefix(prefix) => {
+                // The kernel compares as many bytes as it is given; 15 and the closing NUL would be a whole name.
+                let usable = field == Field::IfName && (1..16).contains(&prefix.len());
+                if !usable || !matches!(op, MatchOp::Eq | MatchOp::Ne) {
+                    return Err(RuleError::Operator { op: *op, right: Box::new(right.clone()) });
+                }
+                self.load_key(left)?;
+                self.out.push(compare(equality, prefix.as_bytes().to_vec()));
+            }
             Right::Range(from, to) => {
                 let (from, to) = (trimmed(from)?, trimmed(to)?);
                 if field.is_host_order() {

@@ -220,6 +220,11 @@ impl<F: Fn(&Name) -> Option<usize>> Raising<F> {
                     *right = Right::Range(from, packed(value)?);
                     return Some(());
                 }
+                if selector.field() == Field::IfName && value.len() < Field::IfName.len() {
+                    let prefix = std::str::from_utf8(value).ok()?;
+                    self.matching(vec![selector], op, Right::NamePrefix(prefix.into()));
+                    return Some(());
+                }
                 if selector == Selector::MetaL4proto && op == MatchOp::Eq {
                     self.transport = value.first().copied();
                 }

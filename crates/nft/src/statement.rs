@@ -43,6 +43,8 @@ pub enum Right {
         /// How many leading bits count.
         length: u8,
     },
+    /// `"veth*"`: names of links that begin so; with [`MatchOp::Eq`] or [`MatchOp::Ne`].
+    NamePrefix(Box<str>),
     /// A closed range, for one component; with [`MatchOp::Eq`] or [`MatchOp::Ne`].
     Range(Packed, Packed),
     /// `left & mask == value`, for one host-order component such as a mark.

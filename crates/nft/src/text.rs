@@ -651,6 +651,7 @@ fn write_match(f: &mut Formatter<'_>, matching: &Match) -> fmt::Result {
             write_value(f, first, &bytes(address))?;
             write!(f, "/{length}")
         }
+        Right::NamePrefix(prefix) => write!(f, "{op}{}", Quoted(&format!("{prefix}*"))),
         Right::Range(from, to) => {
             f.write_str(op)?;
             write_value(f, first, &bytes(from))?;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use model::{
     Family, Kind, NodeFacts, NodeName, ObjectRef, Report, Service, ServiceKey, ServiceType,
     Severity, Snapshot, TrafficPolicy,
@@ -12,6 +13,8 @@ use nft::Packed;
 use crate::claims::Claims;
 use crate::element::{Elements, Value};
 use crate::frontend::{At, Side, View, packed_address};
+use crate::health::{self, HealthCheck, LocalReady};
+use crate::planner::merged;
 use crate::program::{Algorithm, CountChain, SetId};
 use crate::select::{self, Asked, Here, Lists};
 use crate::stale::Backends;
@@ -22,8 +25,10 @@ use crate::{Frontend, assign};
 pub(crate) enum Exposure {
     /// A cluster address: `internalTrafficPolicy`.
     Internal,
-    /// An external address, a load balancer's or a node port: `externalTrafficPolicy`.
+    /// An external address or a node port: `externalTrafficPolicy`.
     External,
+    /// A load balancer's address: the same, and `loadBalancerSourceRanges`.
+    Balancer,
 }
 
 /// One port of a Service in one family, as it is in the kernel.
@@ -40,6 +45,8 @@ pub(crate) struct PlannedPort {
     pub(crate) local: Box<[SocketAddr]>,
     /// Whether there is an endpoint anywhere.
     pub(crate) anywhere: bool,
+    /// The sources admitted to the load balancer's addresses; empty for all.
+    pub(crate) admitted: Box<[(IpAddr, IpAddr)]>,
     /// Those that may reach themselves through this node.
     pub(crate) hairpins: Box<[IpAddr]>,
 }
@@ -50,6 +57,8 @@ pub(crate) struct Planned {
     pub(crate) ports: Box<[PlannedPort]>,
     /// Everything it wants, owned or not.
     pub(crate) claims: Box<[Frontend]>,
+    /// What load balancers that check this node are told.
+    pub(crate) health: Option<HealthCheck>,
 }
 
 /// What a Service wants to be dialled at: one entry per port and family, in order.
@@ -80,8 +89,8 @@ fn wanted(service: &Service) -> Vec<Wanted<'_>> {
             };
             let at = |address| Frontend::Address { address, protocol, port: port.port };
             add(at(cluster), Exposure::Internal);
-            for address in external_addresses(service, family) {
-                add(at(address), Exposure::External);
+            for (address, exposure) in external_addresses(service, family) {
+                add(at(address), exposure);
             }
             if let Some(node_port) = port.node_port.filter(|_| on_nodes) {
                 let frontend = Frontend::NodePort { family, protocol, port: node_port.get() };
@@ -93,14 +102,35 @@ fn wanted(service: &Service) -> Vec<Wanted<'_>> {
     all
 }
 
-/// `externalIPs`, and a load balancer's addresses unless traffic must go out to it (`ipMode: Proxy`).
-fn external_addresses(service: &Service, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+/// A load balancer's addresses unless traffic must go out to it (`ipMode: Proxy`), and `externalIPs`.
+fn external_addresses(
+    service: &Service,
+    family: Family,
+) -> impl Iterator<Item = (IpAddr, Exposure)> + '_ {
     let external = service.external.as_deref();
+    let balancing = external.filter(|_| service.kind == ServiceType::LoadBalancer);
+    let ingress = balancing.into_iter().flat_map(|external| &external.ingress);
+    let balanced = ingress.filter(|ingress| !ingress.proxied).map(|ingress| ingress.address);
     let own = external.into_iter().flat_map(|external| external.addresses.iter().copied());
-    let ingress = external.filter(|_| service.kind == ServiceType::LoadBalancer);
-    let balanced = ingress.into_iter().flat_map(|external| &external.ingress);
-    let balanced = balanced.filter(|ingress| !ingress.proxied).map(|ingress| ingress.address);
-    own.chain(balanced).filter(move |address| Family::of(*address) == family)
+    balanced
+        .map(|address| (address, Exposure::Balancer))
+        .chain(own.map(|address| (address, Exposure::External)))
+        .filter(move |(address, _)| Family::of(*address) == family)
+}
+
+/// The sources `loadBalancerSourceRanges` admits in a family, as ranges that do not touch; none if everybody is.
+fn admitted(service: &Service, family: Family, node: Option<&NodeFacts>) -> Vec<(IpAddr, IpAddr)> {
+    let Some(external) = service.external.as_deref() else { return Vec::new() };
+    let ranges = external.source_ranges.iter().filter(|range| Family::of(range.addr()) == family);
+    let mut ranges: Vec<IpNet> = ranges.copied().collect();
+    let itself = node.and_then(|node| node.internal_ip(family));
+    if itself.is_some_and(|itself| ranges.iter().any(|range| range.contains(&itself))) {
+        // A load balancer may have put its address on this node: then it is also what the node sends from.
+        let balanced = external_addresses(service, family);
+        let balanced = balanced.filter(|(_, exposure)| *exposure == Exposure::Balancer);
+        ranges.extend(balanced.map(|(address, _)| IpNet::from(address)));
+    }
+    merged(&ranges)
 }
 
 /// Everything a Service claims.
@@ -131,6 +161,8 @@ pub(crate) fn compile(
         .affinity_seconds
         .map_or(Algorithm::Random, |seconds| Algorithm::Affine(seconds.get()));
     let here = Here { node: context.node, facts: context.facts };
+    let health_port = health::port(service);
+    let mut local_ready = LocalReady::default();
     let mut ports = Vec::new();
     let mut claims = Vec::new();
     for wanted in wanted(service) {
@@ -160,8 +192,12 @@ pub(crate) fn compile(
             cluster: Box::default(),
             local: Box::default(),
             anywhere: false,
+            admitted: admitted(service, wanted.family, context.facts).into(),
             hairpins: Box::default(),
         };
+        if health_port.is_some() {
+            local_ready.add(&endpoints, context.node);
+        }
         let lists = Lists::of(&endpoints, here, port.asked());
         let slots = |policy, endpoints: &[model::Endpoint<'_>]| {
             let wanted = select::addresses(endpoints);
@@ -179,7 +215,8 @@ pub(crate) fn compile(
         port.hairpins = lists.hairpins(here, port.is_two_sided());
         ports.push(port);
     }
-    Planned { ports: ports.into(), claims: claims.into() }
+    let health = health_port.map(|port| HealthCheck { port, local_endpoints: local_ready.count() });
+    Planned { ports: ports.into(), claims: claims.into(), health }
 }
 
 fn contested(service: &Service, frontend: &Frontend, owner: &ServiceKey) -> Report {
@@ -210,9 +247,10 @@ impl PlannedPort {
     pub(crate) fn policy_of(&self, exposure: Exposure, side: Side) -> Option<TrafficPolicy> {
         match (exposure, self.external, side) {
             (Exposure::Internal, _, Side::Inside) => Some(self.internal),
-            (Exposure::External, _, Side::Inside) => Some(TrafficPolicy::Cluster),
-            (Exposure::External, TrafficPolicy::Local, Side::Outside) => Some(TrafficPolicy::Local),
-            (_, _, Side::Outside) => None,
+            (Exposure::Internal, _, Side::Outside) => None,
+            (_, _, Side::Inside) => Some(TrafficPolicy::Cluster),
+            (_, TrafficPolicy::Local, Side::Outside) => Some(TrafficPolicy::Local),
+            (_, TrafficPolicy::Cluster, Side::Outside) => None,
         }
     }
 
@@ -265,6 +303,13 @@ impl PlannedPort {
 
     fn frontend_elements(&self, frontend: &Frontend, exposure: Exposure, into: &mut Elements) {
         let (at, family, key) = (frontend.at(), frontend.family(), frontend.key());
+        if exposure == Exposure::Balancer && !self.admitted.is_empty() {
+            into.insert((SetId::Filtered(family), key), Value::Member);
+            for (first, last) in &self.admitted {
+                let source = key.then(&packed_address(*first));
+                into.insert((SetId::Admitted(family), source), Value::RangeTo(*last));
+            }
+        }
         if !self.anywhere {
             into.insert((SetId::NoEndpoint(at, family), key), Value::Member);
             return;
@@ -279,8 +324,8 @@ impl PlannedPort {
         } else {
             let view = match (exposure, at) {
                 (Exposure::Internal, _) => View::Cluster,
-                (Exposure::External, At::Address) => View::External,
-                (Exposure::External, At::Port) => View::Node,
+                (_, At::Address) => View::External,
+                (_, At::Port) => View::Node,
             };
             self.side_elements(frontend, exposure, view, dispatch, into);
         }

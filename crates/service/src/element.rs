@@ -16,7 +16,7 @@ use crate::program::{self, CountChain, SetId};
 pub(crate) enum Value {
     /// Nothing: member of a plain set.
     Member,
-    /// The last address of a range.
+    /// The last address of a range; the key's other components are one value each.
     RangeTo(IpAddr),
     /// An endpoint.
     Endpoint(SocketAddr),
@@ -33,7 +33,11 @@ pub(crate) type Elements = HashMap<(SetId, Packed), Value>;
 pub(crate) fn lower(key: Packed, value: &Value) -> Element {
     match value {
         Value::Member => Element::key(key),
-        Value::RangeTo(end) => Element::key(key).to(packed_address(*end)),
+        Value::RangeTo(end) => {
+            let end = packed_address(*end);
+            let before = &key.as_bytes()[..key.len().saturating_sub(end.len())];
+            Element::key(key).to(Packed::new().raw(before).then(&end))
+        }
         Value::Endpoint(endpoint) => {
             Element::new(key, nft::Data::Value(packed_address(endpoint.ip()).port(endpoint.port())))
         }

@@ -13,14 +13,16 @@ mod compile;
 mod config;
 mod element;
 pub mod frontend;
+mod health;
 mod planner;
 mod program;
 mod select;
 mod stale;
 
 pub use assign::assign;
-pub use config::Config;
+pub use config::{Config, LocalTraffic, NodePortAddresses};
 pub use frontend::{Frontend, Side};
+pub use health::HealthCheck;
 pub use planner::{Delta, Plan, Planner};
 pub use program::TABLE;
 pub use stale::{Backends, StaleFlow};

@@ -1,8 +1,8 @@
 //! The planner: state of what is in the kernel, the full compile, and the update for the keys that changed.
 
 mod delta;
-mod pod_cidrs;
 mod prior;
+mod ranges;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,10 @@ use crate::compile::{self, Context, Planned, PlannedPort, Prior};
 use crate::element::{Elements, Specs, Value, lower};
 use crate::program::{self, CountChain};
 use crate::stale::{self, Backends, Slots};
-use crate::{Config, Frontend, Side, StaleFlow};
+use crate::{Config, Frontend, HealthCheck, Side, StaleFlow};
+
+use ranges::Ranges;
+pub(crate) use ranges::merged;
 
 /// The whole desired table.
 #[derive(Clone, Debug)]
@@ -48,7 +51,8 @@ pub struct Planner {
     chains: BTreeMap<CountChain, u32>,
     /// How many Service ports each local endpoint serves.
     hairpins: HashMap<IpAddr, u32>,
-    pod_cidrs: BTreeMap<IpAddr, IpAddr>,
+    ranges: Ranges,
+    health: BTreeMap<ServiceKey, HealthCheck>,
     specs: Specs,
 }
 
@@ -64,7 +68,8 @@ impl Planner {
             claims: Claims::default(),
             chains: BTreeMap::new(),
             hairpins: HashMap::new(),
-            pod_cidrs: BTreeMap::new(),
+            ranges: Ranges::new(),
+            health: BTreeMap::new(),
             specs: Specs::default(),
         }
     }
@@ -77,7 +82,8 @@ impl Planner {
         self.chains.clear();
         self.hairpins.clear();
         self.facts = snapshot.node(self.node.as_str()).cloned();
-        self.pod_cidrs = pod_cidrs::ranges(snapshot, &self.config.pod_cidrs);
+        self.ranges = ranges::all(snapshot, &self.config, self.facts.as_ref());
+        self.health.clear();
         for service in snapshot.services() {
             for frontend in &compile::claims(service) {
                 self.claims.add(*frontend, &service.key);
@@ -93,6 +99,7 @@ impl Planner {
             };
             let planned = self.compile(snapshot, service, &prior, &mut reports);
             planned.elements(&mut elements);
+            self.health.extend(planned.health.map(|check| (service.key.clone(), check)));
             self.services.insert(service.key.clone(), planned);
         }
         for value in elements.values() {
@@ -106,7 +113,7 @@ impl Planner {
             }
         }
         elements.extend(self.hairpins.keys().map(|address| compile::hairpin(*address)));
-        elements.extend(self.pod_cidrs.iter().map(|(start, end)| pod_cidrs::element(*start, *end)));
+        elements.extend(self.ranges.iter().map(|(start, end)| ranges::element(*start, *end)));
         reports.sort();
         Plan { table: self.table(&elements), reports }
     }
@@ -133,15 +140,14 @@ impl Planner {
         let mut affected = change.services.clone();
         let mut before = Elements::new();
         let mut after = Elements::new();
-        if !change.nodes.is_empty() {
-            let ranges = pod_cidrs::ranges(snapshot, &self.config.pod_cidrs);
-            before
-                .extend(self.pod_cidrs.iter().map(|(start, end)| pod_cidrs::element(*start, *end)));
-            after.extend(ranges.iter().map(|(start, end)| pod_cidrs::element(*start, *end)));
-            self.pod_cidrs = ranges;
+        if !change.nodes.is_empty() || change.service_cidrs {
             let facts = snapshot.node(self.node.as_str());
+            let ranges = ranges::all(snapshot, &self.config, facts);
+            before.extend(self.ranges.iter().map(|(start, end)| ranges::element(*start, *end)));
+            after.extend(ranges.iter().map(|(start, end)| ranges::element(*start, *end)));
+            self.ranges = ranges;
             if facts != self.facts.as_ref() {
-                // Which endpoints are local may follow from this node's pod CIDRs.
+                // Its zone, pod CIDRs and addresses say which endpoints are near or here, and what sources are admitted.
                 self.facts = facts.cloned();
                 affected.extend(self.services.keys().cloned());
             }
@@ -164,11 +170,13 @@ impl Planner {
             for address in old.ports.iter().flat_map(|port| port.hairpins.iter()) {
                 self.release_hairpin(*address, &mut hairpins);
             }
+            self.health.remove(key);
             planned_before.push(old);
             if let Some(new) = new {
                 for address in new.ports.iter().flat_map(|port| port.hairpins.iter()) {
                     self.retain_hairpin(*address, &mut hairpins);
                 }
+                self.health.extend(new.health.map(|check| (key.clone(), check)));
                 new.elements(&mut after);
                 planned_after.push((key.clone(), new));
             }
@@ -250,6 +258,11 @@ impl Planner {
             let outside = shown(planned, frontend, Side::Outside);
             Some(Backends { inside, outside: outside.unwrap_or_default() })
         })
+    }
+
+    /// The Services whose load balancers check this node, by name.
+    pub fn health_checks(&self) -> impl ExactSizeIterator<Item = (&ServiceKey, HealthCheck)> {
+        self.health.iter().map(|(key, check)| (key, *check))
     }
 
     /// How many Services it knows, and how many frontends.

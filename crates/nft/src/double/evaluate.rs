@@ -477,6 +477,7 @@ impl<'t> Walk<'t, '_, '_> {
                     |packed: &Packed, at: usize| packed.as_bytes()[at / 8] & (0x80 >> (at % 8));
                 bits.into_iter().all(|at| bit(&key, at) == bit(address, at))
             }
+            Right::NamePrefix(prefix) => key.as_bytes().starts_with(prefix.as_bytes()),
             Right::Range(from, to) => *from <= key && key <= *to,
             Right::Masked { mask, value } => host() & mask == *value,
             Right::AnyBit(bits) => host() & bits != 0,

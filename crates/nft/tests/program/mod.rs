@@ -363,6 +363,7 @@ fn filters(table: &mut Table) {
             Statement::drop(),
         ],
         vec![
+            statement(Selector::MetaIifname, MatchOp::Ne, Right::NamePrefix("veth".into())),
             statement(Selector::UdpDport, MatchOp::Ne, Right::Range(port(1000), port(2000))),
             Statement::drop(),
         ],

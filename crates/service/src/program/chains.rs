@@ -10,8 +10,8 @@ use nft::{
 
 use super::name;
 use super::sets::{SetId, daddr, dialled, saddr};
-use crate::Config;
 use crate::frontend::{At, Masquerade, Side, View};
+use crate::{Config, LocalTraffic, NodePortAddresses};
 
 /// `RTN_LOCAL`: what `fib daddr type local` compares with.
 const RTN_LOCAL: u32 = 2;
@@ -119,15 +119,33 @@ impl CountChain {
 
     fn marking(self, chain: Chain, config: &Config) -> Chain {
         match self.view.masquerade() {
+            Masquerade::Foreign if config.masquerade_all => chain.rule([set_mark(config.mark)]),
             // A pod's own node sees the answer pass; anybody else's answer must be sent back here.
-            Masquerade::Foreign => Family::BOTH.into_iter().fold(chain, |chain, family| {
-                let foreign =
-                    Statement::not_in_set([saddr(family)], SetId::PodCidrs(family).name());
-                chain.rule([foreign, set_mark(config.mark)])
-            }),
+            Masquerade::Foreign => sources(config, MatchOp::Ne)
+                .into_iter()
+                .fold(chain, |chain, foreign| chain.rule([foreign, set_mark(config.mark)])),
             Masquerade::Always => chain.rule([set_mark(config.mark)]),
             Masquerade::Decided => chain,
         }
+    }
+}
+
+/// Matches that together say whether a packet is a local pod's own (`Eq`) or not (`Ne`): one per family, or one for both.
+fn sources(config: &Config, op: MatchOp) -> Vec<Statement> {
+    let link =
+        |right| vec![Statement::Match(Match { left: vec![Selector::MetaIifname], op, right })];
+    let address = |set: fn(Family) -> SetId| {
+        let one = |family| {
+            let right = Right::Set(set(family).name());
+            Statement::Match(Match { left: vec![saddr(family)], op, right })
+        };
+        Family::BOTH.map(one).into()
+    };
+    match &config.local_traffic {
+        LocalTraffic::ClusterCidrs => address(SetId::PodCidrs),
+        LocalTraffic::NodeCidrs => address(SetId::NodePodCidrs),
+        LocalTraffic::Bridge(name) => link(Right::Value(Packed::new().ifname(name))),
+        LocalTraffic::InterfacePrefix(prefix) => link(Right::NamePrefix(prefix.as_str().into())),
     }
 }
 
@@ -158,8 +176,10 @@ fn telling_sides(at: At, config: &Config) -> Chain {
     };
     let mut chain = Chain::new(two_sides(at));
     for family in Family::BOTH {
-        let pods = Statement::in_set([saddr(family)], SetId::PodCidrs(family).name());
-        chain = chain.rule([pods].into_iter().chain(to(family, Side::Inside)));
+        let pods = sources(config, MatchOp::Eq);
+        // By link, one match is for both families.
+        let pods = pods.get(usize::from(family == Family::V6)).or_else(|| pods.first()).cloned();
+        chain = chain.rule(pods.into_iter().chain(to(family, Side::Inside)));
     }
     chain = chain.rule([itself(), set_mark(config.mark)]);
     for family in Family::BOTH {
@@ -199,30 +219,73 @@ fn affine_slot(view: View, seconds: u32, slot: u32) -> Chain {
     chain
 }
 
-/// `fib daddr type local`, and not loopback: what a node port answers on.
-fn to_this_node(family: Family) -> [Statement; 2] {
-    let loopback = match family {
-        Family::V4 => {
-            Right::Prefix { address: Packed::new().ipv4([127, 0, 0, 0].into()), length: 8 }
-        }
-        Family::V6 => Right::Value(Packed::new().ipv6(std::net::Ipv6Addr::LOCALHOST)),
+/// What a node port answers on: addresses of this node, by default all but loopback.
+fn to_this_node(family: Family, config: &Config) -> Vec<Statement> {
+    let local = Statement::equals(Selector::FibDaddrType, Packed::new().index(RTN_LOCAL));
+    let mut matches = vec![local];
+    if config.node_port_addresses != NodePortAddresses::All {
+        let chosen = SetId::NodeAddresses(family).name();
+        matches.push(Statement::in_set([daddr(family)], chosen));
+    }
+    let right = match family {
+        Family::V4 if config.localhost_node_ports => None,
+        Family::V4 => Some(loopback()),
+        Family::V6 => Some(Right::Value(Packed::new().ipv6(std::net::Ipv6Addr::LOCALHOST))),
     };
-    [
-        Statement::equals(Selector::FibDaddrType, Packed::new().index(RTN_LOCAL)),
-        Statement::Match(Match { left: vec![daddr(family)], op: MatchOp::Ne, right: loopback }),
-    ]
+    match right {
+        Some(right) => matches.push(Statement::Match(Match {
+            left: vec![daddr(family)],
+            op: MatchOp::Ne,
+            right,
+        })),
+        // The family must be said all the same.
+        None => matches
+            .push(Statement::equals(Selector::MetaNfproto, Packed::new().proto(NFPROTO_IPV4))),
+    }
+    matches
+}
+
+fn loopback() -> Right {
+    Right::Prefix { address: Packed::new().ipv4([127, 0, 0, 0].into()), length: 8 }
+}
+
+/// With loopback addresses allowed on every link, what comes from outside with one must end here: programs that listen on
+/// loopback trust it (CVE-2020-8558). Before connection tracking, where answers to our own still have the address they
+/// were sent to.
+fn guard_loopback() -> Chain {
+    let foreign = || {
+        Statement::Match(Match {
+            left: vec![Selector::MetaIifname],
+            op: MatchOp::Ne,
+            right: Right::Value(Packed::new().ifname("lo")),
+        })
+    };
+    let is =
+        |left| Statement::Match(Match { left: vec![left], op: MatchOp::Eq, right: loopback() });
+    let hook = Hook::new(HookKind::Filter, HookPoint::Prerouting, -300);
+    Chain::base(name("guard-loopback"), hook)
+        .rule([is(Selector::IpDaddr), foreign(), Statement::drop()])
+        .rule([is(Selector::IpSaddr), foreign(), Statement::drop()])
 }
 
 /// The chains that are always there.
 pub(super) fn fixed(config: &Config) -> Vec<Chain> {
     let mut dispatch = Chain::new(name("dispatch"));
+    for family in Family::BOTH {
+        // `loadBalancerSourceRanges`: the ranges are looked through only for the few frontends that have some.
+        let key = || dialled(At::Address, family);
+        let filtered = Statement::in_set(key(), SetId::Filtered(family).name());
+        let whole = key().into_iter().chain([saddr(family)]);
+        let stranger = Statement::not_in_set(whole, SetId::Admitted(family).name());
+        dispatch = dispatch.rule([filtered, stranger, Statement::drop()]);
+    }
     let mut unserved = Chain::new(name("no-endpoint"));
     for at in At::ALL {
         for family in Family::BOTH {
             // A node port counts on this node's addresses only.
             let here = || match at {
                 At::Address => Vec::new(),
-                At::Port => to_this_node(family).to_vec(),
+                At::Port => to_this_node(family, config),
             };
             let key = || dialled(at, family);
             let rule = |statement| here().into_iter().chain([statement]);
@@ -234,6 +297,11 @@ pub(super) fn fixed(config: &Config) -> Vec<Chain> {
             unserved = unserved.rule(rule(none_here).chain([Statement::drop()]));
         }
     }
+    for family in Family::BOTH {
+        // What is still on its way to a cluster address here is served by nobody.
+        let nobodys = Statement::in_set([daddr(family)], SetId::ServiceCidrs(family).name());
+        unserved = unserved.rule([nobodys, Statement::goto(name("refuse"))]);
+    }
     let nat = |text, point| {
         Chain::base(name(text), Hook::new(HookKind::Nat, point, -100))
             .rule([Statement::jump(name("dispatch"))])
@@ -244,7 +312,8 @@ pub(super) fn fixed(config: &Config) -> Vec<Chain> {
         Chain::base(name(text), Hook::new(HookKind::Filter, point, 0))
             .rule([Statement::Match(new), Statement::jump(name("no-endpoint"))])
     };
-    vec![
+    let guard = config.localhost_node_ports.then(guard_loopback);
+    let always = [
         dispatch,
         telling_sides(At::Address, config),
         telling_sides(At::Port, config),
@@ -256,7 +325,8 @@ pub(super) fn fixed(config: &Config) -> Vec<Chain> {
         filter("filter-forward", HookPoint::Forward),
         filter("filter-output", HookPoint::Output),
         postrouting(config.mark),
-    ]
+    ];
+    always.into_iter().chain(guard).collect()
 }
 
 /// A TCP client is reset, others get port unreachable. For TCP an ICMP error that arrives while `connect` still holds the

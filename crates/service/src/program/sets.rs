@@ -10,11 +10,25 @@ use crate::frontend::{At, Side};
 /// without affinity.
 const AFFINE_CLIENTS: u32 = 65_535;
 
+/// Sets of ranges.
+const RANGES: SetFlags =
+    SetFlags { interval: true, dynamic: false, timeout: false, constant: false };
+
 /// One set or map of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum SetId {
     /// Addresses of pods: they reach cluster addresses without masquerade.
     PodCidrs(Family),
+    /// Addresses of this node's pods.
+    NodePodCidrs(Family),
+    /// Cluster addresses, given to a Service or not.
+    ServiceCidrs(Family),
+    /// This node's addresses that node ports answer on, where those are chosen.
+    NodeAddresses(Family),
+    /// Frontends with `loadBalancerSourceRanges`.
+    Filtered(Family),
+    /// Frontend and source, for the sources those ranges admit.
+    Admitted(Family),
     /// (endpoint, endpoint) for pods of this node that reach themselves.
     Hairpin(Family),
     /// Frontend → chain.
@@ -65,7 +79,15 @@ impl SetId {
     pub(crate) fn fixed() -> Vec<Self> {
         let mut sets = Vec::new();
         for family in Family::BOTH {
-            sets.extend([Self::PodCidrs(family), Self::Hairpin(family)]);
+            sets.extend([
+                Self::PodCidrs(family),
+                Self::NodePodCidrs(family),
+                Self::ServiceCidrs(family),
+                Self::NodeAddresses(family),
+                Self::Filtered(family),
+                Self::Admitted(family),
+                Self::Hairpin(family),
+            ]);
             for at in At::ALL {
                 sets.extend([
                     Self::Dispatch(at, family),
@@ -92,6 +114,11 @@ impl SetId {
         };
         name(&match self {
             Self::PodCidrs(family) => format!("pod-cidrs{}", digit(family)),
+            Self::NodePodCidrs(family) => format!("node-pod-cidrs{}", digit(family)),
+            Self::ServiceCidrs(family) => format!("service-cidrs{}", digit(family)),
+            Self::NodeAddresses(family) => format!("node-addresses{}", digit(family)),
+            Self::Filtered(family) => format!("filtered{}", digit(family)),
+            Self::Admitted(family) => format!("admitted{}", digit(family)),
             Self::Hairpin(family) => format!("hairpin{}", digit(family)),
             Self::Dispatch(At::Address, family) => format!("frontend{}", digit(family)),
             Self::Dispatch(At::Port, family) => format!("nodeport{}", digit(family)),
@@ -122,8 +149,18 @@ impl SetId {
         let name = self.name();
         let endpoint = |family| SetData::value([daddr(family), Selector::ThDport]);
         match self {
-            Self::PodCidrs(family) => SetSpec::new(name, [saddr(family).field()])
-                .with_flags(SetFlags { interval: true, ..SetFlags::default() }),
+            Self::PodCidrs(family)
+            | Self::NodePodCidrs(family)
+            | Self::ServiceCidrs(family)
+            | Self::NodeAddresses(family) => {
+                SetSpec::new(name, [saddr(family).field()]).with_flags(RANGES)
+            }
+            Self::Filtered(family) => SetSpec::new(name, dialled_type(At::Address, family)),
+            // The kernel copies the whole of such a set in every transaction that touches it: few Services are in it.
+            Self::Admitted(family) => {
+                let key = dialled_type(At::Address, family).into_iter();
+                SetSpec::new(name, key.chain([saddr(family).field()])).with_flags(RANGES)
+            }
             Self::Hairpin(family) => {
                 SetSpec::new(name, [saddr(family).field(), daddr(family).field()])
             }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use model::{Event, Parsed, Report, SnapshotWriter, Update};
 use serde_json::Value;
 
@@ -27,6 +28,11 @@ pub(crate) fn apply(writer: &mut SnapshotWriter, yaml: &str) -> Vec<Report> {
                 let object: Node = serde_json::from_value(object).expect("a Node");
                 keep(Parsed::try_from(&object), &mut reports)
                     .map(|value| Event::Node(Update::Applied(value)))
+            }
+            "ServiceCIDR" => {
+                let object: ServiceCIDR = serde_json::from_value(object).expect("a ServiceCIDR");
+                keep(Parsed::try_from(&object), &mut reports)
+                    .map(|value| Event::ServiceCidr(Update::Applied(value)))
             }
             other => panic!("no {other} in these tests"),
         };
