@@ -49,7 +49,8 @@ struct Applied {
 /// The loop's state.
 pub(crate) struct FabricLoop {
     name: NodeName,
-    cni_conf_dir: PathBuf,
+    /// None where another network plugin connects the pods.
+    cni_conf_dir: Option<PathBuf>,
     data_dir: PathBuf,
     kernel: Worker<Netlink>,
     events: AsyncFd<Watch>,
@@ -71,7 +72,7 @@ impl FabricLoop {
         let events = Watch::open(groups).context("cannot watch routes")?;
         Ok(Self {
             name: NodeName::new(&config.node_name),
-            cni_conf_dir: config.cni_conf_dir.clone(),
+            cni_conf_dir: (!config.without.cni).then(|| config.cni_conf_dir.clone()),
             data_dir: config.state_dir.join("ipam"),
             kernel: Worker::start("routes", Netlink::open().context("cannot open rtnetlink")?)?,
             events: readable(events)?,
@@ -132,6 +133,10 @@ impl FabricLoop {
             changed
         });
         self.health.met(Need::Routes);
+        let Some(cni_conf_dir) = &self.cni_conf_dir else {
+            self.health.met(Need::CniConfig);
+            return Ok(());
+        };
         if applied.plan.own_pod_cidrs.is_empty() {
             return Ok(());
         }
@@ -141,9 +146,9 @@ impl FabricLoop {
             pod_cidrs: &applied.plan.own_pod_cidrs,
             data_dir: &self.data_dir,
         };
-        match write(&self.cni_conf_dir, &cni::conflist(&spec)) {
+        match write(cni_conf_dir, &cni::conflist(&spec)) {
             Ok(true) => {
-                tracing::info!(dir = %self.cni_conf_dir.display(), "CNI configuration written")
+                tracing::info!(dir = %cni_conf_dir.display(), "CNI configuration written")
             }
             Ok(false) => {}
             Err(error) => {

@@ -40,6 +40,7 @@ struct State {
     pending: BTreeSet<Need>,
     beat: Instant,
     behind_since: Option<(Instant, String)>,
+    leaving: bool,
 }
 
 /// Shared by the loops and the HTTP server.
@@ -49,7 +50,12 @@ pub(crate) struct Health(Mutex<State>);
 impl Health {
     pub(crate) fn new() -> Self {
         let pending = [Need::Lists, Need::Table, Need::Routes, Need::CniConfig].into();
-        Self(Mutex::new(State { pending, beat: Instant::now(), behind_since: None }))
+        Self(Mutex::new(State {
+            pending,
+            beat: Instant::now(),
+            behind_since: None,
+            leaving: false,
+        }))
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -79,6 +85,27 @@ impl Health {
             let since = state.behind_since.as_ref().map_or_else(Instant::now, |(since, _)| *since);
             state.behind_since = Some((since, why.to_owned()));
         });
+    }
+
+    /// Whether the node is being deleted or drained by an autoscaler.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.with(|state| state.leaving = leaving);
+    }
+
+    /// Whether load balancers may choose this node (KEP-3836).
+    pub(crate) fn is_eligible(&self) -> bool {
+        !self.with(|state| state.leaving)
+    }
+
+    /// Healthy, and the node is not leaving; or why not.
+    pub(crate) fn may_be_chosen(&self) -> Result<(), String> {
+        self.healthy()?;
+        if self.is_eligible() { Ok(()) } else { Err("the node is being taken away".into()) }
+    }
+
+    /// For how long the kernel has not been what it should be.
+    pub(crate) fn behind_for(&self) -> Option<Duration> {
+        self.with(|state| state.behind_since.as_ref().map(|(since, _)| since.elapsed()))
     }
 
     /// Ready, or what is missing.
@@ -132,6 +159,17 @@ mod tests {
         health.met(Need::Table);
         health.met(Need::CniConfig);
         assert_eq!(health.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_alive_and_not_to_be_chosen() {
+        let health = Health::new();
+        assert_eq!(health.may_be_chosen(), Ok(()));
+        health.set_leaving(true);
+        assert!(health.may_be_chosen().is_err());
+        assert_eq!(health.healthy(), Ok(()));
+        health.set_leaving(false);
+        assert!(health.is_eligible());
     }
 
     #[test]

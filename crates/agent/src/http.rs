@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cluster::Applied;
@@ -30,11 +30,21 @@ pub(crate) struct Served {
     pub(crate) node: String,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether metrics are served here; with a listener of their own they are not shown to who asks for health.
+    pub(crate) metrics_here: bool,
     pub(crate) applied: watch::Receiver<Option<Applied>>,
 }
 
-/// Serves until dropped.
+/// Serves the agent's own pages until dropped.
 pub(crate) async fn serve(listener: TcpListener, served: Served) {
+    accept(listener, move |request| answer(request, &served)).await;
+}
+
+/// Serves what `answer` says until dropped.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    answer: impl Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Clone + Send + 'static,
+) {
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -49,10 +59,10 @@ pub(crate) async fn serve(listener: TcpListener, served: Served) {
             }
         };
         while connections.try_join_next().is_some() {}
-        let served = served.clone();
+        let answer = answer.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &served);
+                let response = answer(&request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -76,11 +86,11 @@ fn answer(request: &Request<Incoming>, served: &Served) -> Response<Full<Bytes>>
         Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
     match request.uri().path() {
-        "/healthz" => verdict(health.healthy()),
-        "/livez" => verdict(health.alive()),
+        "/healthz" => of_proxy(health.may_be_chosen(), health, true),
+        "/livez" => of_proxy(health.alive(), health, false),
         "/readyz" => verdict(health.ready()),
         "/status" => of_kind("application/json", status(served).to_string()),
-        "/metrics" => {
+        "/metrics" if served.metrics_here => {
             of_kind("application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.text())
         }
         _ => text(
@@ -99,6 +109,32 @@ fn status(served: &Served) -> serde_json::Value {
         "unhealthy": why(served.health.healthy()),
         "applied": *served.applied.borrow(),
     })
+}
+
+/// Health as kube-proxy says it: load balancers read it, and people who replaced kube-proxy. `/healthz` fails while the node
+/// is leaving (KEP-3836), `/livez` does not.
+fn of_proxy(
+    outcome: Result<(), String>,
+    health: &Health,
+    says_eligible: bool,
+) -> Response<Full<Bytes>> {
+    let now = SystemTime::now();
+    let updated = now - health.behind_for().unwrap_or_default();
+    let time =
+        |at: SystemTime| jiff::Timestamp::try_from(at).map(|at| at.to_string()).unwrap_or_default();
+    let mut body = serde_json::json!({"lastUpdated": time(updated), "currentTime": time(now)});
+    if says_eligible {
+        body["nodeEligible"] = health.is_eligible().into();
+    }
+    let status = if outcome.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if let Err(why) = outcome {
+        body["reason"] = why.into();
+    }
+    let mut response = of_kind("application/json", body.to_string());
+    *response.status_mut() = status;
+    let nosniff = http::HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
 }
 
 fn of_kind(kind: &'static str, body: String) -> Response<Full<Bytes>> {

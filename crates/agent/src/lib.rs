@@ -10,6 +10,8 @@
 //! | fabric loop (`fabric_loop`) | the route plan, the CNI configuration | route thread; latest-value channel of the NAT table → services loop |
 //! | route thread (`worker`) | the rtnetlink socket | answers one request at a time |
 //! | HTTP server (`http`) | the listener | reads `health` |
+//! | health check ports (`health_checks`) | one listener per Service that wants one | read `health`; told by the services loop |
+//! | facts thread (`state`) | the file of the last facts | one piece at a time ← services loop |
 //! | writer of Events (crate `cluster`) | a queue | the API |
 //! | writer of progress (crate `cluster`) | the node's Lease | latest-value channel of what is applied ← services loop |
 //!
@@ -17,20 +19,29 @@
 //! came meanwhile goes into the next transaction; an idle agent commits at once. Stopping the agent, by signal or by
 //! `kill -9`, leaves the data path as it is.
 
+mod api_servers;
 mod fabric_loop;
+mod followers;
 mod health;
+mod health_checks;
 mod http;
+mod kernel_settings;
+pub mod kube_proxy;
 mod memory;
 mod metrics;
 mod progress;
 mod readable;
 mod services;
 mod start;
+mod state;
 mod worker;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+pub use cluster::Access;
+use kube_proxy::{Conntrack, LocalDetection, NodePortAddresses, Settings};
 pub use start::run;
 
 /// What `fairway agent` is told.
@@ -38,14 +49,87 @@ pub use start::run;
 pub struct AgentConfig {
     /// The name of this node's Node object.
     pub node_name: String,
-    /// How to reach the API; without it, the service account of the pod this runs in.
-    pub kubeconfig: Option<PathBuf>,
+    /// How to reach the API.
+    pub access: Access,
     /// Run-time files.
     pub run_dir: PathBuf,
     /// Files that survive a reboot.
     pub state_dir: PathBuf,
     /// Where the container runtime looks for CNI configurations.
     pub cni_conf_dir: PathBuf,
-    /// Where health and metrics are served.
+    /// Where health is served, and metrics unless they have an address of their own.
     pub health_addr: SocketAddr,
+    /// Where metrics are served, if not with health.
+    pub metrics_addr: Option<SocketAddr>,
+    /// What of the node's network is left to others.
+    pub without: Without,
+    /// How Services are served.
+    pub services: ServiceSettings,
+}
+
+/// What of the node's network is left to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// No CNI configuration is written: another network plugin connects the pods.
+    pub cni: bool,
+    /// No routes to the other nodes, no NAT of pods that leave the cluster; without these no CNI configuration either.
+    pub fabric: bool,
+}
+
+/// How Services are served, as far as a whole node is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// How traffic of this node's own pods is recognised.
+    pub local: LocalDetection,
+    /// On which addresses node ports are served.
+    pub node_ports: NodePortAddresses,
+    /// Whether node ports answer on loopback addresses too; for IPv4 that takes `route_localnet`.
+    pub localhost_node_ports: bool,
+    /// Whether everything that goes to a Service is masqueraded.
+    pub masquerade_all: bool,
+    /// The bit of the packet mark, from 0, that means "masquerade this".
+    pub masquerade_bit: u8,
+    /// What is set of connection tracking; `None` leaves all of it alone.
+    pub conntrack: Option<Conntrack>,
+    /// How often everything is compared even when nothing seems to have happened.
+    pub full_every: Duration,
+    /// The least time between two commits, if there is one.
+    pub least_pause: Option<Duration>,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        Self {
+            local: LocalDetection::default(),
+            node_ports: NodePortAddresses::default(),
+            localhost_node_ports: false,
+            masquerade_all: false,
+            masquerade_bit: 14,
+            conntrack: None,
+            full_every: Duration::from_secs(300),
+            least_pause: None,
+        }
+    }
+}
+
+impl From<&Settings> for ServiceSettings {
+    fn from(settings: &Settings) -> Self {
+        let node_ports = match (&settings.node_ports, settings.primary) {
+            (NodePortAddresses::Primary, Some(address)) => {
+                NodePortAddresses::Ranges(vec![address.into()])
+            }
+            (addresses, _) => addresses.clone(),
+        };
+        let default = Self::default();
+        Self {
+            local: settings.local.clone(),
+            node_ports,
+            localhost_node_ports: settings.localhost_node_ports,
+            masquerade_all: settings.masquerade_all,
+            masquerade_bit: settings.masquerade_bit,
+            conntrack: Some(settings.conntrack.clone()),
+            full_every: settings.sync_period.unwrap_or(default.full_every),
+            least_pause: settings.min_sync_period,
+        }
+    }
 }

@@ -44,6 +44,7 @@ pub(crate) struct Metrics {
     last_success: Gauge<f64, AtomicU64>,
     pub(crate) revision_wanted: Gauge,
     pub(crate) revision_applied: Gauge,
+    pub(crate) from_disk: Gauge,
     resident: Gauge,
 }
 
@@ -73,6 +74,7 @@ impl Metrics {
             last_success: Gauge::default(),
             revision_wanted: Gauge::default(),
             revision_applied: Gauge::default(),
+            from_disk: Gauge::default(),
             resident: Gauge::default(),
         };
         let m = &mut metrics;
@@ -101,6 +103,9 @@ impl Metrics {
         );
         r.register("revision_wanted", "Revision of the facts", m.revision_wanted.clone());
         r.register("revision_applied", "Revision the kernel has", m.revision_applied.clone());
+        let help =
+            "1 when this process started from the facts on disk, because the API did not answer";
+        r.register("started_from_disk", help, m.from_disk.clone());
         r.register("resident_memory_bytes", "Resident memory of this process", m.resident.clone());
         metrics
     }

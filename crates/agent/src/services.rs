@@ -13,6 +13,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use crate::ServiceSettings;
+use crate::followers::Followers;
 use crate::health::{BEAT, Health, Need};
 use crate::memory;
 use crate::metrics::Metrics;
@@ -22,8 +24,6 @@ use crate::worker::Worker;
 
 pub(crate) use kernel::Sockets;
 
-/// How often the table is read back and compared even when nothing seems to have happened; up to a fifth more.
-const FULL_EVERY: Duration = Duration::from_secs(300);
 /// Waits after failures double between these.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
@@ -35,6 +35,8 @@ type Stamp = (Instant, Option<SystemTime>);
 
 /// The loop's state.
 pub(crate) struct ServicesLoop {
+    node: NodeName,
+    pace: Pace,
     writer: SnapshotWriter,
     planner: Planner,
     kernel: Worker<Sockets>,
@@ -45,7 +47,8 @@ pub(crate) struct ServicesLoop {
     nat_dirty: bool,
     /// The fabric's part of the table, as committed.
     nat_applied: Option<nft::Table>,
-    events: EventWriter,
+    events: Arc<EventWriter>,
+    followers: Followers,
     progress: Progress,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -54,6 +57,17 @@ pub(crate) struct ServicesLoop {
     full: Option<&'static str>,
     next_full: tokio::time::Instant,
     retry: Option<(tokio::time::Instant, Duration)>,
+    /// No commit before this.
+    hold: Option<tokio::time::Instant>,
+}
+
+/// How often what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// The table is read back and compared this often even when nothing seems to have happened; up to a fifth more.
+    pub(crate) full: Duration,
+    /// The least time between two commits, if there is one.
+    pub(crate) least: Option<Duration>,
 }
 
 impl ServicesLoop {
@@ -62,12 +76,14 @@ impl ServicesLoop {
         reason = "the composition root hands every channel over once"
     )]
     pub(crate) fn new(
-        node: &str,
+        node: NodeName,
+        (plan, pace): (Config, Pace),
         sockets: Sockets,
         inbox: mpsc::Receiver<Message>,
         nodes: watch::Sender<Option<Vec<NodeFacts>>>,
         nat: watch::Receiver<Option<nft::Table>>,
-        events: EventWriter,
+        events: Arc<EventWriter>,
+        followers: Followers,
         progress: Progress,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
@@ -75,7 +91,9 @@ impl ServicesLoop {
         let foreign = readable(sockets.watch()?)?;
         Ok(Self {
             writer: SnapshotWriter::default(),
-            planner: Planner::new(NodeName::new(node), Config::default()),
+            planner: Planner::new(node.clone(), plan),
+            node,
+            pace,
             kernel: Worker::start("nf-tables", sockets)?,
             foreign,
             inbox,
@@ -84,18 +102,20 @@ impl ServicesLoop {
             nat_dirty: false,
             nat_applied: None,
             events,
+            followers,
             progress,
             health,
             metrics,
             stamps: Vec::new(),
             full: Some("start"),
-            next_full: tokio::time::Instant::now() + FULL_EVERY,
+            next_full: tokio::time::Instant::now() + pace.full,
             retry: None,
+            hold: None,
         })
     }
 
     /// Runs until a kernel thread or the watches end.
-    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self) -> anyhow::Result<()> {
         loop {
             self.wait().await?;
             while let Ok(message) = self.inbox.try_recv() {
@@ -103,7 +123,18 @@ impl ServicesLoop {
             }
             self.health.beat();
             self.metrics.revision_wanted.set(self.writer.snapshot().revision() as i64);
-            if !self.writer.is_complete() || self.is_waiting_to_retry() {
+            if !self.writer.is_complete() {
+                let programmed =
+                    async || self.kernel.call(Sockets::is_programmed).await.unwrap_or(true);
+                if !self.followers.wants_disk(programmed).await
+                    || !self.followers.load(&mut self.writer)
+                {
+                    continue;
+                }
+                self.metrics.from_disk.set(1);
+            }
+            self.followers.step(self.writer.snapshot());
+            if self.is_waiting() {
                 continue;
             }
             self.health.met(Need::Lists);
@@ -122,7 +153,9 @@ impl ServicesLoop {
     /// Waits for anything to do.
     async fn wait(&mut self) -> anyhow::Result<()> {
         let beat = tokio::time::Instant::now() + BEAT;
-        let retry = self.retry.map_or(beat, |(at, _)| at.min(beat));
+        let retry = self.retry.map(|(at, _)| at);
+        let next = [retry, self.hold, self.followers.due()].into_iter().flatten().min();
+        let next = next.map_or(beat, |at| at.min(beat));
         tokio::select! {
             message = self.inbox.recv() => match message {
                 Some(message) => self.absorb(message),
@@ -142,16 +175,26 @@ impl ServicesLoop {
                 self.nat_dirty = true;
             }
             () = sleep_until(self.next_full) => {
-                self.next_full += FULL_EVERY;
+                self.next_full += self.pace.full;
                 self.full.get_or_insert("periodic");
             }
-            () = sleep_until(retry) => {}
+            () = sleep_until(next) => {}
         }
         Ok(())
     }
 
-    fn is_waiting_to_retry(&self) -> bool {
-        self.retry.is_some_and(|(at, _)| tokio::time::Instant::now() < at)
+    /// The agent stops: what is known is written down.
+    pub(crate) async fn finish(&mut self) {
+        if self.writer.is_complete() {
+            self.followers.finish(self.writer.snapshot()).await;
+        }
+    }
+
+    /// Whether a failure or the pace forbids a commit now.
+    fn is_waiting(&mut self) -> bool {
+        let now = tokio::time::Instant::now();
+        self.hold.take_if(|at| *at <= now);
+        self.hold.is_some() || self.retry.is_some_and(|(at, _)| now < at)
     }
 
     fn absorb(&mut self, message: Message) {
@@ -159,13 +202,19 @@ impl ServicesLoop {
             Message::Event { event, revision, received, happened, reports } => {
                 self.report(reports);
                 self.progress.saw(&event, revision);
+                let of_node = matches!(event, model::Event::Node(_));
                 let changed = self.writer.apply(event);
+                if of_node {
+                    let own = self.writer.snapshot().node(self.node.as_str());
+                    self.health.set_leaving(own.is_some_and(|node| node.leaving));
+                }
                 if changed && self.writer.is_complete() && self.stamps.len() < STAMPS {
                     self.stamps.push((received, happened));
                 }
             }
             Message::Failed { kind, error } => {
                 self.metrics.failed("watch");
+                self.followers.api_failed();
                 tracing::warn!(kind = kind.as_str(), error, "watching failed, trying again");
             }
         }
@@ -194,9 +243,10 @@ impl ServicesLoop {
     async fn full_sync(&mut self, reason: &'static str) -> anyhow::Result<Result<usize, String>> {
         let started = Instant::now();
         self.metrics.full_syncs.inc();
-        self.next_full = tokio::time::Instant::now() + FULL_EVERY + jitter(FULL_EVERY / 5);
+        self.next_full = tokio::time::Instant::now() + self.pace.full + jitter(self.pace.full / 5);
         let first = self.nat_applied.is_none() && reason == "start";
-        self.writer.take_change();
+        let change = self.writer.take_change();
+        self.followers.full(self.writer.snapshot(), &change);
         self.publish();
         self.publish_nodes();
         if first {
@@ -239,6 +289,7 @@ impl ServicesLoop {
     /// Sends what changed.
     async fn update(&mut self) -> anyhow::Result<Result<usize, String>> {
         let change = self.writer.take_change();
+        self.followers.changed(self.writer.snapshot(), &change);
         self.publish();
         if !change.nodes.is_empty() {
             self.publish_nodes();
@@ -302,6 +353,7 @@ impl ServicesLoop {
         match outcome {
             Ok(operations) => {
                 self.metrics.committed(operations);
+                self.hold = self.pace.least.map(|least| tokio::time::Instant::now() + least);
                 for (received, happened) in self.stamps.drain(..) {
                     self.metrics.changed(received.elapsed(), happened);
                 }
@@ -319,6 +371,16 @@ impl ServicesLoop {
             }
         }
     }
+}
+
+/// What the planner is told of a node's settings.
+pub(crate) fn plan(settings: &ServiceSettings) -> Config {
+    Config { mark: 1 << settings.masquerade_bit, ..Config::default() }
+}
+
+/// Our table with nothing in it.
+pub(crate) fn empty_table() -> anyhow::Result<nft::Table> {
+    Ok(nft::Table::new(nft::Family::Inet, nft::Name::new(service::TABLE)?))
 }
 
 /// A random share of `most`.

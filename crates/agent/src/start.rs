@@ -1,21 +1,25 @@
 //! From the configuration to running loops, and one line for everything that can be wrong with the machine.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use cluster::{EventWriter, ProgressWriter};
-use model::NodeName;
+use model::{Kind, NodeName, ObjectKey, ObjectRef, Report, Severity};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::api_servers::Learner;
 use crate::fabric_loop::FabricLoop;
-use crate::health::Health;
+use crate::followers::Followers;
+use crate::health::{Health, Need};
+use crate::health_checks::HealthChecks;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
-use crate::services::{self, ServicesLoop};
-use crate::{AgentConfig, http, memory};
+use crate::services::{self, Pace, ServicesLoop};
+use crate::{AgentConfig, api_servers, http, kernel_settings, memory};
 
 /// Messages of the watches that wait while a commit runs; more wait in the connections.
 const MESSAGES: usize = 1024;
@@ -35,13 +39,19 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("cannot make the directory {}", dir.display()))?;
     }
-    let listener = TcpListener::bind(config.health_addr).await.with_context(|| {
-        let address = config.health_addr;
-        format!("cannot listen on {address} (--health-addr); if another agent runs in this namespace, stop it first")
-    })?;
+    let listener = listen(config.health_addr, "--health-addr").await?;
+    let metrics_listener = match config.metrics_addr.filter(|addr| *addr != config.health_addr) {
+        Some(address) => Some(listen(address, "metricsBindAddress").await?),
+        None => None,
+    };
     let sockets = services::Sockets::open()
         .context("no nf_tables netlink here: the kernel needs CONFIG_NF_TABLES (module nf_tables) and CONFIG_NF_TABLES_INET")?;
-    let client = cluster::connect(config.kubeconfig.as_deref()).await?;
+    let mut access = config.access.clone();
+    access.remembered.extend(api_servers::remembered(&config.state_dir));
+    let (client, servers) = cluster::connect_to(&access).await?;
+    let settings = &config.services;
+    let refused =
+        kernel_settings::apply(settings.conntrack.as_ref(), settings.localhost_node_ports);
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -56,25 +66,45 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         node: config.node_name.clone(),
         health: health.clone(),
         metrics: metrics.clone(),
+        metrics_here: metrics_listener.is_none(),
         applied: applied_seen.clone(),
     };
     let mut tasks = JoinSet::new();
+    if let Some(listener) = metrics_listener {
+        let served = http::Served { metrics_here: true, ..served.clone() };
+        tasks.spawn(http::serve(listener, served));
+    }
     tasks.spawn(http::serve(listener, served));
-    let fabric =
-        FabricLoop::new(&config, nodes_seen.clone(), nat, health.clone(), metrics.clone())?;
-    tasks.spawn(fabric.run());
+    if config.without.fabric {
+        health.met(Need::Routes);
+        health.met(Need::CniConfig);
+        // The part others keep is empty, and known at once.
+        nat.send_replace(Some(services::empty_table()?));
+    } else {
+        let (health, metrics) = (health.clone(), metrics.clone());
+        let fabric = FabricLoop::new(&config, nodes_seen.clone(), nat.clone(), health, metrics)?;
+        tasks.spawn(fabric.run());
+    }
     let _watches = cluster::watch(&client, &messages);
     drop(messages);
-    let events = EventWriter::start(client.clone(), &config.node_name);
-    let name = NodeName::new(&config.node_name);
-    let _progress = ProgressWriter::start(client, name, applied_seen, nodes_seen);
-    let services = ServicesLoop::new(
-        &config.node_name,
+    let node = NodeName::new(&config.node_name);
+    let events = Arc::new(EventWriter::start(client.clone(), &config.node_name));
+    if !refused.is_empty() {
+        events.write(not_permitted(&node, &refused));
+    }
+    let _progress = ProgressWriter::start(client, node.clone(), applied_seen, nodes_seen);
+    let addresses = settings.node_ports.clone();
+    let checks = HealthChecks::new(node.clone(), addresses, health.clone(), events.clone());
+    let learner = Learner::new(servers, &config.state_dir);
+    let mut services = ServicesLoop::new(
+        node,
+        (services::plan(settings), Pace { full: settings.full_every, least: settings.least_pause }),
         sockets,
         inbox,
         nodes,
         nat_seen,
         events,
+        Followers::new(&config.state_dir, checks, learner)?,
         Progress::new(applied),
         health,
         metrics,
@@ -85,8 +115,27 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }?;
+    services.finish().await;
     tracing::info!("agent stopped, the data path stays");
     Ok(())
+}
+
+async fn listen(address: SocketAddr, said: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} ({said}); if another agent or kube-proxy runs in this namespace, stop it first")
+    })
+}
+
+/// The kernel, or a container's read-only /proc, did not permit these settings.
+fn not_permitted(node: &NodeName, settings: &[String]) -> Report {
+    let key = ObjectKey::new("", node.as_str());
+    Report {
+        object: ObjectRef { kind: Kind::Node, key, uid: None },
+        severity: Severity::Warning,
+        reason: "KernelSettingRefused",
+        message: format!("settings of the kernel were not made: {}", settings.join("; ")),
+        hint: "make them on the host, or let the agent write /proc/sys/net".into(),
+    }
 }
 
 /// Netlink would answer EPERM much later; say it at once.

@@ -41,4 +41,9 @@ impl<S: Send + 'static> Worker<S> {
             .map_err(|_| anyhow!("a kernel thread does not take requests; restart the agent"))?;
         result.await.map_err(|_| anyhow!("a kernel thread ended; restart the agent"))
     }
+
+    /// Has `work` done on the thread, and does not wait for it; `false` when the thread has too much to do or is gone.
+    pub(crate) fn cast(&self, work: impl FnOnce(&mut S) + Send + 'static) -> bool {
+        self.work.try_send(Box::new(work)).is_ok()
+    }
 }

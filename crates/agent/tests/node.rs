@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use agent::AgentConfig;
+use agent::{Access, AgentConfig, ServiceSettings, Without};
 use apiserver::auth::User;
 use apiserver::server::{Config, Handle, Server};
 use base64::Engine as _;
@@ -56,11 +56,14 @@ fn api(dir: &Path) -> (Handle, PathBuf) {
 fn start(dir: &Path, kubeconfig: &Path) -> JoinHandle<()> {
     let config = AgentConfig {
         node_name: "node-1".into(),
-        kubeconfig: Some(kubeconfig.into()),
+        access: Access { kubeconfig: Some(kubeconfig.into()), ..Access::default() },
         run_dir: dir.join("run"),
         state_dir: dir.join("state"),
         cni_conf_dir: dir.join("cni"),
         health_addr: HEALTH.parse::<SocketAddr>().expect("an address"),
+        metrics_addr: None,
+        without: Without::default(),
+        services: ServiceSettings::default(),
     };
     tokio::task::spawn_local(async move {
         if let Err(error) = agent::run(config).await {

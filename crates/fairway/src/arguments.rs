@@ -47,31 +47,60 @@ pub(crate) enum Command {
 /// `fairway agent`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Stopping the agent leaves the data path in place.
+Stopping the agent leaves the data path in place. An agent that starts while the API is down serves the last state it knew
+(--state-dir), and reaches the API by the addresses it learned, whatever the ClusterIP of the API does.
+
+What the command line says goes before what --config says.
 
 Examples:
   fairway agent --node-name node-1 --kubeconfig /etc/kubernetes/kubelet.conf
   fairway agent --node-name \"$NODE_NAME\"            in a pod: the service account is used
+  fairway agent --config /var/lib/kube-proxy/config.conf --without cni,fabric      in place of kube-proxy
+  fairway agent --config /var/lib/kube-proxy/config.conf --check                   what of it applies
   curl -s 127.0.0.1:10256/metrics")]
 pub(crate) struct AgentOptions {
-    /// The name of this node's Node object.
+    /// The name of this node's Node object; without it the configuration's, else the host's name.
     #[arg(long, env = "NODE_NAME")]
-    pub(crate) node_name: String,
+    pub(crate) node_name: Option<String>,
+    /// A KubeProxyConfiguration, as kube-proxy reads it, or the ConfigMap with one in it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Say what becomes of every field of --config, and do nothing (exit code 1 when a value is bad).
+    #[arg(long, requires = "config")]
+    pub(crate) check: bool,
     /// How to reach the API; without it, the service account of the pod this runs in.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Addresses of API servers, tried in this order instead of the one the kubeconfig or the pod's environment names.
+    #[arg(long, value_name = "URL", value_delimiter = ',', env = "FAIRWAY_API_SERVER")]
+    pub(crate) api_server: Vec<String>,
+    /// What of the node's network is left to others: an existing network plugin (cni), its routes too (fabric).
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub(crate) without: Vec<Part>,
     /// Run-time files.
     #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
     pub(crate) run_dir: PathBuf,
-    /// Files that survive a reboot (addresses given to pods).
+    /// Files that survive a reboot: addresses given to pods, the last facts, the API's addresses.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/fairway")]
     pub(crate) state_dir: PathBuf,
     /// Where the container runtime looks for CNI configurations.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     pub(crate) cni_conf_dir: PathBuf,
-    /// Where /healthz, /livez, /readyz and /metrics are served.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10256")]
-    pub(crate) health_addr: SocketAddr,
+    /// Where /healthz, /livez, /readyz, /status and /metrics are served [default: the configuration's, else 127.0.0.1:10256].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) health_addr: Option<SocketAddr>,
+    /// Where /metrics is served instead [default: the configuration's, else with health].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_addr: Option<SocketAddr>,
+}
+
+/// What may be left to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// The CNI configuration: another network plugin connects the pods.
+    Cni,
+    /// Routes to other nodes, NAT of pods leaving the cluster, and the CNI configuration.
+    Fabric,
 }
 
 /// `fairway lab …`.

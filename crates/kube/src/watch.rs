@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
@@ -26,6 +27,8 @@ const PAGE: u32 = 200;
 /// Back-off starts again after this long without an error. Not at once: a failing watcher announces every new attempt, and
 /// each announcement would count as success.
 const CALM: Duration = Duration::from_secs(20);
+/// A server that does not know a kind is asked again after this: it may be upgraded.
+const ABSENT: Duration = Duration::from_secs(600);
 /// When the objects of an EndpointSlice changed, written by its controller with sub-second precision.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -60,7 +63,7 @@ pub struct Watches {
     _tasks: JoinSet<()>,
 }
 
-/// Watches Services, EndpointSlices and Nodes. Messages of one kind are in order.
+/// Watches Services, EndpointSlices, Nodes and, where the server has them, ServiceCIDRs. Messages of one kind are in order.
 #[must_use]
 pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
     let mut tasks = JoinSet::new();
@@ -77,6 +80,12 @@ pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
         Event::Slice,
     ));
     tasks.spawn(follow::<Node, NodeFacts>(client.clone(), sink.clone(), Kind::Node, Event::Node));
+    tasks.spawn(follow::<ServiceCIDR, model::ServiceCidr>(
+        client.clone(),
+        sink.clone(),
+        Kind::ServiceCidr,
+        Event::ServiceCidr,
+    ));
     Watches { _tasks: tasks }
 }
 
@@ -90,7 +99,8 @@ async fn follow<K, T>(
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
     for<'a> Parsed<T>: TryFrom<&'a K, Error = Report>,
 {
-    let mut streaming = true;
+    // Of a kind the server may not have, the first answer must be one whose status is looked at; there are few of them.
+    let mut streaming = kind != Kind::ServiceCidr;
     loop {
         let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
         let config = watcher::Config::default();
@@ -123,6 +133,11 @@ async fn follow<K, T>(
                         streaming = false;
                         break;
                     }
+                    if kind == Kind::ServiceCidr && is_absent(&error) {
+                        tracing::debug!("the server has no ServiceCIDRs");
+                        tokio::time::sleep(ABSENT).await;
+                        break;
+                    }
                     listing = false;
                     Message::Failed { kind, error: chain(&error) }
                 }
@@ -145,6 +160,11 @@ fn cannot_stream(error: &watcher::Error) -> bool {
         watcher::Error::WatchError(status) => matches!(status.code, 400 | 405 | 422),
         _ => false,
     }
+}
+
+/// A server that does not know the kind.
+fn is_absent(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// An error with its causes, on one line, each said once.

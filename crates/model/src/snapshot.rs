@@ -73,6 +73,12 @@ impl Snapshot {
         self.services.values()
     }
 
+    /// The keys of all Services, and of those that are known by their slices only; in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        let lone = self.slices.keys().filter(|key| !self.services.contains_key(*key));
+        self.services.keys().chain(lone)
+    }
+
     /// The slices of a Service, by name.
     #[must_use]
     pub fn slices(&self, service: &ServiceKey) -> &[EndpointSlice] {

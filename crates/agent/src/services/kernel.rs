@@ -43,6 +43,12 @@ impl Sockets {
         self.nft.list(nft::Family::Inet, &self.table)
     }
 
+    /// Whether the kernel has a table of ours with anything in it.
+    pub(crate) fn is_programmed(&mut self) -> bool {
+        let listed = self.nft.list(nft::Family::Inet, &self.table).ok().flatten();
+        listed.is_some_and(|table| table.sets.values().any(|set| !set.elements.is_empty()))
+    }
+
     pub(crate) fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
         if transaction.is_empty() {
             return Ok(Committed::default());
