@@ -38,7 +38,7 @@ pub fn jhash(bytes: &[u8], seed: u32) -> u32 {
 /// The number `jhash … mod M` yields for a hash: the kernel multiplies and shifts (`reciprocal_scale`), it does not divide.
 #[must_use]
 pub fn jhash_scale(hash: u32, modulus: u32) -> u32 {
-    (u64::from(hash) * u64::from(modulus) >> 32) as u32
+    ((u64::from(hash) * u64::from(modulus)) >> 32) as u32
 }
 
 /// `__jhash_mix`.

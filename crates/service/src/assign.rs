@@ -1,6 +1,6 @@
 //! Which slot each endpoint has.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hash;
 
 #[cfg(test)]
@@ -8,16 +8,27 @@ mod tests;
 
 /// The slots of `wanted` endpoints, given the slots there were.
 ///
-/// An endpoint that stays keeps its slot; new ones fill holes in order, then follow at the end; when there are fewer, the
-/// last moves into the hole. So one endpoint more or less changes O(1) slots, and only the clients of those move.
+/// `wanted` holds each endpoint as often as it is to have a slot. An endpoint that stays keeps its slots; new ones fill
+/// holes in order, then follow at the end; when there are fewer, the last moves into the hole. So one slot more or less
+/// changes O(1) slots, and only the clients of those move.
 ///
-/// `wanted` holds each endpoint once. `prior` may be anything, such as slots read back from a kernel someone has edited:
-/// a second occurrence counts as a hole.
+/// `prior` may be anything, such as slots read back from a kernel someone has edited: what is there too often counts as
+/// a hole.
 #[must_use]
 pub fn assign<E: Copy + Eq + Hash>(prior: &[E], wanted: &[E]) -> Vec<E> {
-    let mut unplaced: HashSet<E> = wanted.iter().copied().collect();
-    let mut slots: Vec<Option<E>> = prior.iter().map(|endpoint| unplaced.take(endpoint)).collect();
-    let mut new = wanted.iter().copied().filter(|endpoint| unplaced.contains(endpoint));
+    let mut unplaced: HashMap<E, usize> = HashMap::with_capacity(wanted.len());
+    for endpoint in wanted {
+        *unplaced.entry(*endpoint).or_default() += 1;
+    }
+    let mut take = |endpoint: &E| match unplaced.get_mut(endpoint) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            Some(*endpoint)
+        }
+        _ => None,
+    };
+    let mut slots: Vec<Option<E>> = prior.iter().map(&mut take).collect();
+    let mut new = wanted.iter().filter_map(take);
     for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
         *slot = new.next();
     }

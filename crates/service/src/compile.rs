@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use model::{
-    Family, Kind, NodeFacts, NodeName, ObjectRef, Report, Service, ServiceKey, ServiceType,
-    Severity, Snapshot, TrafficPolicy,
+    Balance, Family, Kind, NodeFacts, NodeName, ObjectRef, Report, Service, ServiceKey,
+    ServiceType, Severity, Snapshot, TrafficPolicy,
 };
 use nft::Packed;
 
+use crate::Frontend;
+use crate::balance::{Choice, Weighted};
 use crate::claims::Claims;
 use crate::element::{Elements, Value};
 use crate::frontend::{At, Side, View, packed_address};
@@ -18,7 +20,6 @@ use crate::planner::merged;
 use crate::program::{Algorithm, CountChain, SetId};
 use crate::select::{self, Asked, Here, Lists};
 use crate::stale::Backends;
-use crate::{Frontend, assign};
 
 /// Where an address comes from; decides which traffic policy it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub(crate) struct PlannedPort {
     pub(crate) frontends: Box<[(Frontend, Exposure)]>,
     pub(crate) internal: TrafficPolicy,
     pub(crate) external: TrafficPolicy,
-    pub(crate) algorithm: Algorithm,
+    pub(crate) choice: Choice,
     /// The endpoints of policy `Cluster`, by slot; empty if nothing here follows it.
     pub(crate) cluster: Box<[SocketAddr]>,
     /// The endpoints of policy `Local`, by slot; empty if nothing here follows it.
@@ -49,6 +50,10 @@ pub(crate) struct PlannedPort {
     pub(crate) admitted: Box<[(IpAddr, IpAddr)]>,
     /// Those that may reach themselves through this node.
     pub(crate) hairpins: Box<[IpAddr]>,
+    /// Those of weight 0.
+    pub(crate) idle: Box<[SocketAddr]>,
+    /// Every endpoint with its weight, where shares are steered by the connections they hold.
+    pub(crate) steered: Box<Weighted>,
 }
 
 /// A Service as it is in the kernel.
@@ -157,9 +162,7 @@ pub(crate) fn compile(
     prior: &Prior<'_>,
     reports: &mut Vec<Report>,
 ) -> Planned {
-    let algorithm = service
-        .affinity_seconds
-        .map_or(Algorithm::Random, |seconds| Algorithm::Affine(seconds.get()));
+    let choice = service.affinity_seconds.map_or(Choice::By(service.balance), Choice::Affine);
     let here = Here { node: context.node, facts: context.facts };
     let health_port = health::port(service);
     let mut local_ready = LocalReady::default();
@@ -188,24 +191,25 @@ pub(crate) fn compile(
             frontends: frontends.into(),
             internal: service.internal_policy,
             external: service.external_policy,
-            algorithm,
+            choice,
             cluster: Box::default(),
             local: Box::default(),
             anywhere: false,
             admitted: admitted(service, wanted.family, context.facts).into(),
             hairpins: Box::default(),
+            idle: Box::default(),
+            steered: Box::default(),
         };
         if health_port.is_some() {
             local_ready.add(&endpoints, context.node);
         }
         let lists = Lists::of(&endpoints, here, port.asked());
         let slots = |policy, endpoints: &[model::Endpoint<'_>]| {
-            let wanted = select::addresses(endpoints);
-            if wanted.is_empty() {
-                Vec::new()
-            } else {
-                assign(&port.before(policy, prior), &wanted)
+            if endpoints.is_empty() {
+                return Vec::new();
             }
+            let weighted = select::weighted(endpoints, &service.weights);
+            choice.slots(&port.before(policy, prior), &weighted)
         };
         let cluster = slots(TrafficPolicy::Cluster, &lists.cluster).into();
         let local = slots(TrafficPolicy::Local, &lists.local).into();
@@ -213,6 +217,12 @@ pub(crate) fn compile(
         port.local = local;
         port.anywhere = lists.anywhere;
         port.hairpins = lists.hairpins(here, port.is_two_sided());
+        let weighted = lists.weighted(&service.weights);
+        let idle = weighted.iter().filter(|(_, weight)| *weight == 0);
+        port.idle = idle.map(|(endpoint, _)| *endpoint).collect();
+        if choice == Choice::By(Balance::LeastConnections) {
+            port.steered = weighted.into();
+        }
         ports.push(port);
     }
     let health = health_port.map(|port| HealthCheck { port, local_endpoints: local_ready.count() });
@@ -273,7 +283,8 @@ impl PlannedPort {
             let list = |side| {
                 self.policy_of(*exposure, side).map(|policy| self.list(policy)).unwrap_or_default()
             };
-            (*frontend, Backends { inside: list(Side::Inside), outside: list(Side::Outside) })
+            let (inside, outside) = (list(Side::Inside), list(Side::Outside));
+            (*frontend, Backends { inside, outside, idle: &self.idle })
         })
     }
 
@@ -283,6 +294,27 @@ impl PlannedPort {
                 self.policy_of(*exposure, side).map(|policy| (frontend, side, policy))
             })
         })
+    }
+
+    /// The first frontend and side that show a list, with the list; `None` if it is empty or nobody shows it.
+    pub(crate) fn first_shown(
+        &self,
+        policy: TrafficPolicy,
+    ) -> Option<((Frontend, Side), &[SocketAddr])> {
+        let list = self.list(policy);
+        let (frontend, side, _) =
+            self.sides().find(|(_, _, followed)| *followed == policy && !list.is_empty())?;
+        Some(((*frontend, side), list))
+    }
+
+    /// The frontends a list's connections come through. One with two sides counts with both lists: what tracks a
+    /// connection does not say from which side it came.
+    pub(crate) fn frontends_following(
+        &self,
+        policy: TrafficPolicy,
+    ) -> impl Iterator<Item = Frontend> + '_ {
+        let following = self.sides().filter(move |(_, _, followed)| *followed == policy);
+        following.map(|(frontend, _, _)| *frontend)
     }
 
     fn asked(&self) -> Asked {
@@ -348,16 +380,29 @@ impl PlannedPort {
             into.insert((SetId::NoLocalEndpoint(view.at(), family), key), Value::Member);
             return;
         }
-        let chain = CountChain { view, algorithm: self.algorithm, count };
+        let algorithm = algorithm(self.choice, frontend, count);
+        let chain = CountChain { view, algorithm, count };
         into.insert(dispatch, Value::Chain(chain));
         for (slot, endpoint) in (0u32..).zip(slots) {
             let (at, side) = (view.at(), view.side());
-            let place = match self.algorithm {
-                Algorithm::Random => (SetId::Slot(at, side, family), key.index(slot)),
+            let place = match algorithm {
                 Algorithm::Affine(_) => (SetId::AffineSlot(at, side, family, slot), key),
+                _ => (SetId::Slot(at, side, family), key.index(slot)),
             };
             into.insert(place, Value::Endpoint(*endpoint));
         }
+    }
+}
+
+/// What picks one of so many slots of a frontend.
+fn algorithm(choice: Choice, frontend: &Frontend, count: u32) -> Algorithm {
+    match choice {
+        Choice::Affine(seconds) => Algorithm::Affine(seconds.get()),
+        Choice::By(_) if count == 1 => Algorithm::Random,
+        Choice::By(Balance::Random | Balance::LeastConnections) => Algorithm::Random,
+        Choice::By(Balance::RoundRobin) => Algorithm::RoundRobin(*frontend),
+        Choice::By(Balance::SourceHash) => Algorithm::SourceHash,
+        Choice::By(Balance::Maglev) => Algorithm::Maglev,
     }
 }
 

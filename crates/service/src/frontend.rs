@@ -180,6 +180,20 @@ impl Frontend {
         matches!(self.protocol(), Protocol::Udp | Protocol::Sctp)
     }
 
+    /// Its words in the name of a chain of its own.
+    pub(crate) fn words(&self) -> String {
+        let (protocol, port) = (self.protocol().to_string().to_ascii_lowercase(), self.port());
+        match self {
+            // `:` cannot stand in a name.
+            Self::Address { address, .. } => {
+                format!("{}-{protocol}-{port}", address.to_string().replace(':', "_"))
+            }
+            Self::NodePort { family, .. } => {
+                format!("{}-{protocol}-{port}", if *family == Family::V4 { "ip4" } else { "ip6" })
+            }
+        }
+    }
+
     /// The key in dispatch maps and no-endpoint sets.
     #[must_use]
     pub(crate) fn key(&self) -> Packed {

@@ -4,10 +4,11 @@
 //! [`Planner::update`] the transaction for the keys that changed. Both are pure: no socket, no clock, no process. The
 //! chains do not depend on how many Services there are: every Service, endpoint and port is an element of a map.
 //!
-//! The rooms: [`frontend`] says what a client dials; `select` which endpoints answer; [`assign`](fn@assign) which slot each of
-//! them has; `claims` who owns a contested address; `program` holds the chains; `planner` puts them together.
+//! The rooms: [`frontend`] says what a client dials; `select` which endpoints answer; `balance` how often each of them
+//! is chosen; [`assign`](fn@assign) which slot it has; `claims` who owns a contested address; `program` holds the chains; `planner` puts them together.
 
 mod assign;
+mod balance;
 mod claims;
 mod compile;
 mod config;
@@ -23,6 +24,6 @@ pub use assign::assign;
 pub use config::{Config, LocalTraffic, NodePortAddresses};
 pub use frontend::{Frontend, Side};
 pub use health::HealthCheck;
-pub use planner::{Delta, Plan, Planner};
+pub use planner::{Delta, Loads, Plan, Planner};
 pub use program::TABLE;
 pub use stale::{Backends, StaleFlow};

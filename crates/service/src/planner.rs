@@ -1,6 +1,7 @@
 //! The planner: state of what is in the kernel, the full compile, and the update for the keys that changed.
 
 mod delta;
+mod loads;
 mod prior;
 mod ranges;
 
@@ -16,7 +17,10 @@ use crate::program::{self, CountChain};
 use crate::stale::{self, Backends, Slots};
 use crate::{Config, Frontend, HealthCheck, Side, StaleFlow};
 
+use loads::Steered;
 use ranges::Ranges;
+
+pub use loads::Loads;
 pub(crate) use ranges::merged;
 
 /// The whole desired table.
@@ -54,6 +58,8 @@ pub struct Planner {
     ranges: Ranges,
     health: BTreeMap<ServiceKey, HealthCheck>,
     specs: Specs,
+    /// Services whose shares follow the connections their endpoints hold.
+    steered: Steered,
 }
 
 impl Planner {
@@ -71,6 +77,7 @@ impl Planner {
             ranges: Ranges::new(),
             health: BTreeMap::new(),
             specs: Specs::default(),
+            steered: Steered::default(),
         }
     }
 
@@ -81,6 +88,7 @@ impl Planner {
         self.claims.clear();
         self.chains.clear();
         self.hairpins.clear();
+        self.steered.forget_services();
         self.facts = snapshot.node(self.node.as_str()).cloned();
         self.ranges = ranges::all(snapshot, &self.config, self.facts.as_ref());
         self.health.clear();
@@ -100,6 +108,7 @@ impl Planner {
             let planned = self.compile(snapshot, service, &prior, &mut reports);
             planned.elements(&mut elements);
             self.health.extend(planned.health.map(|check| (service.key.clone(), check)));
+            self.steered.learn(&service.key, Some(&planned));
             self.services.insert(service.key.clone(), planned);
         }
         for value in elements.values() {
@@ -153,16 +162,29 @@ impl Planner {
             }
         }
         self.reclaim(snapshot, &mut affected);
+        self.recompile(snapshot, &affected, before, after, &HashMap::new())
+    }
 
+    /// The transaction that follows from compiling these Services anew, beside what `before` and `after` hold already.
+    /// Where `steered` has a list, it goes on from that instead of the slots there are.
+    fn recompile(
+        &mut self,
+        snapshot: &Snapshot,
+        affected: &BTreeSet<ServiceKey>,
+        mut before: Elements,
+        mut after: Elements,
+        steered: &HashMap<(Frontend, Side), Vec<SocketAddr>>,
+    ) -> Delta {
         let mut reports = Vec::new();
         let mut hairpins = HashMap::new();
         let mut planned_before = Vec::with_capacity(affected.len());
         let mut planned_after = Vec::with_capacity(affected.len());
-        for key in &affected {
+        for key in affected {
             let old = self.services.remove(key).unwrap_or_default();
             let new = snapshot.service(key).map(|service| {
-                let prior = |frontend: &Frontend, side| {
-                    shown(&old, frontend, side).unwrap_or_default().to_vec()
+                let prior = |frontend: &Frontend, side| match steered.get(&(*frontend, side)) {
+                    Some(slots) => slots.clone(),
+                    None => shown(&old, frontend, side).unwrap_or_default().to_vec(),
                 };
                 self.compile(snapshot, service, &prior, &mut reports)
             });
@@ -172,6 +194,7 @@ impl Planner {
             }
             self.health.remove(key);
             planned_before.push(old);
+            self.steered.learn(key, new.as_ref());
             if let Some(new) = new {
                 for address in new.ports.iter().flat_map(|port| port.hairpins.iter()) {
                     self.retain_hairpin(*address, &mut hairpins);
@@ -254,9 +277,8 @@ impl Planner {
     pub fn endpoints_of(&self, frontend: &Frontend) -> Option<Backends<'_>> {
         self.claims.of(frontend).iter().find_map(|key| {
             let planned = self.services.get(key)?;
-            let inside = shown(planned, frontend, Side::Inside)?;
-            let outside = shown(planned, frontend, Side::Outside);
-            Some(Backends { inside, outside: outside.unwrap_or_default() })
+            let mut all = planned.ports.iter().flat_map(PlannedPort::all_shown);
+            all.find_map(|(own, backends)| (own == *frontend).then_some(backends))
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Endpoint, NodeFacts, NodeName};
+use model::{Endpoint, NodeFacts, NodeName, WeightRule};
 
 /// The lists a Service port asks for; the other stays empty.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,15 @@ impl<'a> Lists<'a> {
             lists.local = answering(endpoints, local, local);
         }
         lists
+    }
+
+    /// The endpoints of both lists with their weights, sorted, each once.
+    pub(crate) fn weighted(&self, rules: &[WeightRule]) -> Vec<(SocketAddr, u16)> {
+        let mut all = weighted(&self.cluster, rules);
+        all.extend(weighted(&self.local, rules));
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// The endpoints of both lists that can reach themselves through this node.
@@ -132,7 +141,7 @@ fn is_here(endpoint: &Endpoint<'_>, here: Here<'_>) -> bool {
     }
 }
 
-/// The addresses alone.
-pub(crate) fn addresses(endpoints: &[Endpoint<'_>]) -> Vec<SocketAddr> {
-    endpoints.iter().map(|endpoint| endpoint.address).collect()
+/// The addresses with their weights.
+pub(crate) fn weighted(endpoints: &[Endpoint<'_>], rules: &[WeightRule]) -> Vec<(SocketAddr, u16)> {
+    endpoints.iter().map(|endpoint| (endpoint.address, WeightRule::of(rules, endpoint))).collect()
 }

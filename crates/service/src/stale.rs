@@ -1,6 +1,6 @@
 //! Which tracked connections no longer lead where they should.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::Frontend;
@@ -21,13 +21,15 @@ pub struct Backends<'a> {
     pub inside: &'a [SocketAddr],
     /// Everybody else; empty where a frontend has one side.
     pub outside: &'a [SocketAddr],
+    /// Those that get no new connections because of their weight, and keep the ones they have.
+    pub idle: &'a [SocketAddr],
 }
 
 impl Backends<'_> {
-    /// Whether any side leads to `endpoint`.
+    /// Whether a connection to `endpoint` may go on.
     #[must_use]
     pub fn contains(&self, endpoint: &SocketAddr) -> bool {
-        self.inside.contains(endpoint) || self.outside.contains(endpoint)
+        [self.inside, self.outside, self.idle].iter().any(|list| list.contains(endpoint))
     }
 
     /// Whether no side leads anywhere.
@@ -36,10 +38,10 @@ impl Backends<'_> {
         self.inside.is_empty() && self.outside.is_empty()
     }
 
-    /// Every endpoint of any side, once.
+    /// Every endpoint a connection may lead to, once, in order.
     pub fn iter(&self) -> impl Iterator<Item = &SocketAddr> {
-        let others = self.outside.iter().filter(|endpoint| !self.inside.contains(endpoint));
-        self.inside.iter().chain(others)
+        let all = self.inside.iter().chain(self.outside).chain(self.idle);
+        all.collect::<BTreeSet<_>>().into_iter()
     }
 }
 
@@ -53,11 +55,14 @@ pub(crate) fn between(before: &Slots<'_>, after: &Slots<'_>) -> Vec<StaleFlow> {
     let mut stale = Vec::new();
     for (frontend, old) in before.iter().filter(|(frontend, _)| frontend.is_sticky_in_conntrack()) {
         match after.get(frontend) {
-            Some(new) => stale.extend(
-                old.iter()
-                    .filter(|endpoint| !new.contains(endpoint))
-                    .map(|endpoint| StaleFlow { frontend: *frontend, endpoint: Some(*endpoint) }),
-            ),
+            Some(new) => {
+                let still: BTreeSet<_> = new.iter().collect();
+                stale.extend(
+                    old.iter().filter(|endpoint| !still.contains(endpoint)).map(|endpoint| {
+                        StaleFlow { frontend: *frontend, endpoint: Some(*endpoint) }
+                    }),
+                );
+            }
             None => stale.push(StaleFlow { frontend: *frontend, endpoint: None }),
         }
     }

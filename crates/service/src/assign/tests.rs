@@ -27,7 +27,29 @@ fn a_prior_order_with_duplicates_is_mended() {
     assert_eq!(assign(&[1, 1, 2, 2], &[1, 2]), [1, 2]);
 }
 
+#[test]
+fn an_endpoint_has_as_many_slots_as_it_is_wanted() {
+    assert_eq!(assign(&[], &[1, 1, 2, 1]), [1, 1, 2, 1]);
+    assert_eq!(assign(&[1, 2, 1], &[2, 2, 1]), [1, 2, 2], "one slot changes hands");
+    assert_eq!(assign(&[1, 2, 1, 3], &[1, 2]), [1, 2]);
+}
+
 proptest! {
+    #[test]
+    fn no_more_slots_change_than_must(prior in prop::collection::vec(0..6u8, 0..24), wanted in prop::collection::vec(0..6u8, 0..24)) {
+        let slots = assign(&prior, &wanted);
+        let count = |list: &[u8], endpoint| list.iter().filter(|one| **one == endpoint).count();
+        for endpoint in 0..6 {
+            prop_assert_eq!(count(&slots, endpoint), count(&wanted, endpoint));
+        }
+        if prior.len() == wanted.len() {
+            let kept = slots.iter().zip(&prior).filter(|(now, before)| now == before).count();
+            let common: usize = (0..6).map(|one| count(&prior, one).min(count(&wanted, one))).sum();
+            prop_assert_eq!(kept, common);
+        }
+        prop_assert_eq!(&assign(&slots, &wanted), &slots, "a second assignment changes nothing");
+    }
+
     #[test]
     fn every_wanted_endpoint_has_one_slot(prior in prop::collection::vec(0..20u8, 0..20), wanted in prop::collection::btree_set(0..20u8, 0..20)) {
         let wanted: Vec<u8> = wanted.into_iter().collect();

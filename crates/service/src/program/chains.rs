@@ -11,7 +11,7 @@ use nft::{
 use super::name;
 use super::sets::{SetId, daddr, dialled, saddr};
 use crate::frontend::{At, Masquerade, Side, View};
-use crate::{Config, LocalTraffic, NodePortAddresses};
+use crate::{Config, Frontend, LocalTraffic, NodePortAddresses};
 
 /// `RTN_LOCAL`: what `fib daddr type local` compares with.
 const RTN_LOCAL: u32 = 2;
@@ -23,16 +23,46 @@ const CT_NEW: u32 = 8;
 /// `IPS_DST_NAT`.
 const CT_STATUS_DNAT: u32 = 32;
 
-/// How a chain picks a slot. Maglev, round robin and source hash will be further variants.
+/// The seed of hashes, the same on every node; 0 would have the kernel draw one.
+const HASH_SEED: u32 = 1;
+
+/// How a chain picks a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Algorithm {
     /// A fresh random number per connection.
     Random,
     /// The slot this client had less than so many seconds ago, else a random one.
     Affine(u32),
+    /// One slot after the other. The rule holds the counter, so each frontend has a chain of its own.
+    RoundRobin(Frontend),
+    /// By a hash of the client's address.
+    SourceHash,
+    /// By a hash of the client's address and port.
+    Maglev,
 }
 
-/// A chain shared by all frontends that have this view, this algorithm and this many slots.
+impl Algorithm {
+    /// The slot number, as a rule computes it; `None` where packets of this family do not come, or it takes more than a
+    /// number.
+    fn number(self, family: Family, count: u32) -> Option<Selector> {
+        let (modulus, offset, seed) = (count, 0, HASH_SEED);
+        match self {
+            Self::Random => Some(Selector::NumgenRandom { modulus, offset }),
+            Self::Affine(_) => None,
+            Self::RoundRobin(frontend) if frontend.family() != family => None,
+            Self::RoundRobin(_) => Some(Selector::NumgenInc { modulus, offset }),
+            Self::SourceHash => {
+                Some(Selector::Jhash { over: vec![saddr(family)], modulus, seed, offset })
+            }
+            Self::Maglev => {
+                let over = vec![saddr(family), Selector::ThSport];
+                Some(Selector::Jhash { over, modulus, seed, offset })
+            }
+        }
+    }
+}
+
+/// A chain shared by all frontends that have this view, this algorithm and this many slots; round robin names one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct CountChain {
     pub(crate) view: View,
@@ -63,6 +93,11 @@ impl CountChain {
         name(&match self.algorithm {
             Algorithm::Random => format!("{view}-random-{}", self.count),
             Algorithm::Affine(seconds) => format!("{view}-affine-{seconds}-{}", self.count),
+            Algorithm::RoundRobin(frontend) => {
+                format!("{view}-round-robin-{}-{}", frontend.words(), self.count)
+            }
+            Algorithm::SourceHash => format!("{view}-source-hash-{}", self.count),
+            Algorithm::Maglev => format!("{view}-maglev-{}", self.count),
         })
     }
 
@@ -84,9 +119,12 @@ impl CountChain {
     pub(crate) fn chains(self, config: &Config) -> Vec<Chain> {
         let mut chain = self.marking(Chain::new(self.name()), config);
         match self.algorithm {
-            Algorithm::Random => {
+            Algorithm::Random
+            | Algorithm::RoundRobin(_)
+            | Algorithm::SourceHash
+            | Algorithm::Maglev => {
                 for family in Family::BOTH {
-                    let slot = Selector::NumgenRandom { modulus: self.count, offset: 0 };
+                    let Some(slot) = self.algorithm.number(family, self.count) else { continue };
                     let key = dialled(self.view.at(), family).into_iter().chain([slot]);
                     let map = SetId::Slot(self.view.at(), self.view.side(), family).name();
                     chain = chain.rule([
