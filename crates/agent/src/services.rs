@@ -1,5 +1,6 @@
 //! The services loop: facts → planner → one transaction → stale connections.
 
+mod balance;
 mod kernel;
 mod merge;
 
@@ -57,6 +58,7 @@ pub(crate) struct ServicesLoop {
     full: Option<&'static str>,
     next_full: tokio::time::Instant,
     retry: Option<(tokio::time::Instant, Duration)>,
+    counting: balance::Counting,
     /// No commit before this.
     hold: Option<tokio::time::Instant>,
 }
@@ -110,6 +112,7 @@ impl ServicesLoop {
             full: Some("start"),
             next_full: tokio::time::Instant::now() + pace.full,
             retry: None,
+            counting: balance::Counting::default(),
             hold: None,
         })
     }
@@ -143,10 +146,12 @@ impl ServicesLoop {
                 None if self.writer.has_change() || self.nat_dirty => self.update().await?,
                 None => {
                     self.progress.reached();
+                    self.steer().await?;
                     continue;
                 }
             };
             self.settle(outcome);
+            self.steer().await?;
         }
     }
 
@@ -154,7 +159,8 @@ impl ServicesLoop {
     async fn wait(&mut self) -> anyhow::Result<()> {
         let beat = tokio::time::Instant::now() + BEAT;
         let retry = self.retry.map(|(at, _)| at);
-        let next = [retry, self.hold, self.followers.due()].into_iter().flatten().min();
+        let counting = self.counting.due(&self.planner);
+        let next = [retry, self.hold, self.followers.due(), counting].into_iter().flatten().min();
         let next = next.map_or(beat, |at| at.min(beat));
         tokio::select! {
             message = self.inbox.recv() => match message {

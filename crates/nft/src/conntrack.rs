@@ -13,6 +13,7 @@ use crate::wire::number::{self, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const PROTOINFO: u16 = 4;
 const TIMEOUT: u16 = 7;
 const MARK: u16 = 8;
 const ZONE: u16 = 18;
@@ -58,6 +59,8 @@ pub struct Flow {
     pub zone: u16,
     /// Seconds until it is forgotten, if nothing more comes; 0 when the kernel did not say.
     pub timeout: u32,
+    /// TCP: one side has closed it or reset it; what is left only waits to be forgotten.
+    pub is_closed: bool,
 }
 
 /// A frontend: the address clients dial.
@@ -129,6 +132,15 @@ impl Conntrack {
         let mut flows = Vec::new();
         self.dump(0, |_| {}, |flow| flows.push(flow))?;
         Ok(flows)
+    }
+
+    /// Shows all connections of both families, one by one, without keeping them.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub fn each(&mut self, take: impl FnMut(&Flow)) -> Result<(), ConntrackError> {
+        let mut take = take;
+        self.dump(0, |_| {}, |flow| take(&flow))
     }
 
     /// The connections to a frontend; the kernel leaves out all others where the frontend has an address.
@@ -315,18 +327,27 @@ fn tuple(w: &mut Writer, tuple: &Tuple) {
 fn flow(message: &Message<'_>) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     let (mut status, mut mark, mut zone, mut timeout) = (0, 0, 0, 0);
+    let mut is_closed = false;
     for (kind, payload) in message.attributes() {
         match kind {
             TUPLE_ORIGINAL => original = read_tuple(payload),
             TUPLE_REPLY => reply = read_tuple(payload),
             STATUS => status = u32_be(payload)?,
+            PROTOINFO => is_closed = is_closed_tcp(payload),
             MARK => mark = u32_be(payload)?,
             ZONE => zone = u16_be(payload)?,
             TIMEOUT => timeout = u32_be(payload)?,
             _ => {}
         }
     }
-    Some(Flow { original: original?, reply: reply?, status, mark, zone, timeout })
+    Some(Flow { original: original?, reply: reply?, status, mark, zone, timeout, is_closed })
+}
+
+/// `CTA_PROTOINFO_TCP_STATE` from `TCP_CONNTRACK_FIN_WAIT` (4) to `TCP_CONNTRACK_CLOSE` (8).
+fn is_closed_tcp(nest: &[u8]) -> bool {
+    let tcp = Attributes(nest).find(|(kind, _)| *kind == 1).map(|(_, tcp)| tcp).unwrap_or_default();
+    let state = Attributes(tcp).find(|(kind, _)| *kind == 1).and_then(|(_, state)| state.first());
+    state.is_some_and(|state| (4..=8).contains(state))
 }
 
 fn read_tuple(nest: &[u8]) -> Option<Tuple> {

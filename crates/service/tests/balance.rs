@@ -180,9 +180,9 @@ proptest! {
                 Step::Loads(counts) => {
                     // What is not committed yet is, as in the agent.
                     node.commit([]);
-                    let mut loads = Loads::new();
+                    let mut loads = Loads::default();
                     for (number, at, count) in counts {
-                        loads.entry(cluster(*number)).or_default().insert(address(*at), (*count).into());
+                        loads.set(cluster(*number), address(*at), (*count).into());
                     }
                     node.load(&loads);
                 }
@@ -256,14 +256,17 @@ fn steering_concerns_whom_it_was_asked_for() {
     assert_eq!(steered, [cluster(1), by_port]);
     assert_eq!(node.slots().into_values().collect::<Vec<_>>(), [8, 8, 8]);
 
-    let even = |at: u8| (address(at), 20);
-    let of_both = |count: u32| (address(1), count);
     // Connections through both frontends count together: 60 of one endpoint.
-    let loads = Loads::from([
-        (cluster(1), HashMap::from([of_both(40), even(2), even(3)])),
-        (by_port, HashMap::from([of_both(20)])),
-        (cluster(2), HashMap::from([(address(3), 1000)])),
-    ]);
+    let mut loads = Loads::default();
+    for (frontend, at, count) in [
+        (cluster(1), 1, 40),
+        (cluster(1), 2, 20),
+        (cluster(1), 3, 20),
+        (by_port, 1, 20),
+        (cluster(2), 3, 1000),
+    ] {
+        loads.set(frontend, address(at), count);
+    }
     let transaction = node.load(&loads);
     let by_address = Packed::new().ipv4([10, 96, 0, 1].into()).proto(6).port(80);
     let keys = [by_address, Packed::new().proto(6).port(30_001)];
@@ -285,15 +288,16 @@ fn steering_concerns_whom_it_was_asked_for() {
     assert_eq!(added, 10, "five slots, in two frontends");
     assert_eq!(node.slots().into_values().collect::<Vec<_>>(), [11, 3, 10]);
 
-    let back = (0..10).filter(|_| !node.load(&Loads::new()).is_empty()).count();
+    let back = (0..10).filter(|_| !node.load(&Loads::default()).is_empty()).count();
     assert!(back > 0, "it goes back when the connections are gone");
-    for _ in 0..200 {
-        node.load(&Loads::from([(cluster(1), HashMap::from([even(1), even(2), even(3)]))]));
+    let mut even = Loads::default();
+    for at in [1, 2, 3] {
+        even.set(cluster(1), address(at), 20);
     }
-    assert!(
-        node.load(&Loads::from([(cluster(1), HashMap::from([even(1), even(2), even(3)]))]))
-            .is_empty()
-    );
+    for _ in 0..200 {
+        node.load(&even);
+    }
+    assert!(node.load(&even).is_empty());
 
     node.commit([service(1, Balance::Random, "", false)]);
     assert_eq!(node.planner.steered().count(), 0);

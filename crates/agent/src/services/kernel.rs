@@ -67,6 +67,11 @@ impl Sockets {
         Ok(flows)
     }
 
+    /// Shows every tracked connection.
+    pub(crate) fn each_flow(&mut self, take: impl FnMut(&Flow)) -> Result<(), ConntrackError> {
+        self.conntrack.each(take)
+    }
+
     pub(crate) fn delete(&mut self, flows: &[Flow]) -> Result<usize, ConntrackError> {
         self.conntrack.delete(flows)
     }

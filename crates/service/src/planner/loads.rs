@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use model::{ServiceKey, Snapshot, TrafficPolicy};
+use model::{Family, Protocol, ServiceKey, Snapshot, TrafficPolicy};
+use nft::conntrack::Flow;
 
 use super::{Delta, Planner};
 use crate::balance::least::Levels;
@@ -13,7 +14,37 @@ use crate::element::Elements;
 use crate::{Frontend, Side, assign};
 
 /// Live connections of this node, by what their clients dialled and the endpoint they lead to.
-pub type Loads = HashMap<Frontend, HashMap<SocketAddr, u32>>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loads(HashMap<Frontend, HashMap<SocketAddr, u32>>);
+
+impl Loads {
+    /// Counts for these frontends, none yet.
+    pub fn of(frontends: impl IntoIterator<Item = Frontend>) -> Self {
+        Self(frontends.into_iter().map(|frontend| (frontend, HashMap::new())).collect())
+    }
+
+    /// Adds a tracked connection, if it is alive and came through one of the frontends.
+    pub fn add(&mut self, flow: &Flow) {
+        let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return };
+        if flow.is_closed {
+            return;
+        }
+        let (address, port) = (flow.original.destination, flow.original.destination_port);
+        let by_address = Frontend::Address { address, protocol, port };
+        let by_port = Frontend::NodePort { family: Family::of(address), protocol, port };
+        let frontend = if self.0.contains_key(&by_address) { by_address } else { by_port };
+        if let Some(endpoints) = self.0.get_mut(&frontend) {
+            // The answer comes from the endpoint.
+            let endpoint = SocketAddr::new(flow.reply.source, flow.reply.source_port);
+            *endpoints.entry(endpoint).or_default() += 1;
+        }
+    }
+
+    /// Says how many connections there are through a frontend to an endpoint.
+    pub fn set(&mut self, frontend: Frontend, endpoint: SocketAddr, connections: u32) {
+        self.0.entry(frontend).or_default().insert(endpoint, connections);
+    }
+}
 
 /// The Services that are steered, and what is known of their endpoints.
 #[derive(Debug, Default)]
@@ -65,7 +96,7 @@ impl Planner {
                 let Some((at, slots)) = port.first_shown(policy) else { continue };
                 let mut counted: HashMap<SocketAddr, u32> = HashMap::new();
                 for frontend in port.frontends_following(policy) {
-                    for (endpoint, count) in loads.get(&frontend).into_iter().flatten() {
+                    for (endpoint, count) in loads.0.get(&frontend).into_iter().flatten() {
                         *counted.entry(*endpoint).or_default() += count;
                     }
                 }

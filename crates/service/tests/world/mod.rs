@@ -11,8 +11,8 @@ use link::Namespace;
 use model::{NodeName, SnapshotWriter};
 use nft::conntrack::{self, Conntrack, Stale};
 use nft::kernel::Netlink;
-use nft::{Double, Family, Kernel as _, Name, Table, Transaction};
-use service::{Config, Frontend, Planner, TABLE};
+use nft::{Double, Family, HookPoint, Kernel as _, Name, Op, Packet, Table, Transaction};
+use service::{Config, Frontend, Loads, Planner, TABLE};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -139,6 +139,34 @@ impl World {
                 }
             })
             .expect("enter the node");
+    }
+}
+
+#[allow(dead_code, reason = "each test program uses a part of the world")]
+impl World {
+    /// The endpoint the first packet of a connection goes to, as the evaluator says.
+    pub(crate) fn evaluate(&mut self, packet: &Packet) -> Option<IpAddr> {
+        let name = Name::new(TABLE).expect("a name");
+        let table = self.double.list(Family::Inet, &name).expect("a listing").expect("the table");
+        let outcome = nft::evaluate(&table, HookPoint::Prerouting, packet, &mut |_| 0);
+        outcome.expect("known rules").translation.map(|translation| translation.address)
+    }
+
+    /// Counts the node's connections and steers by them; how many elements changed.
+    pub(crate) fn steer(&mut self) -> usize {
+        let planner = self.planner.as_mut().expect("objects were set");
+        let mut loads = Loads::of(planner.steered());
+        let count =
+            || Conntrack::open().and_then(|mut tracked| tracked.each(|flow| loads.add(flow)));
+        self.node.run(count).expect("enter the node").expect("conntrack");
+        let transaction = planner.set_loads(self.writer.snapshot(), &loads).transaction;
+        self.double.commit(&transaction).expect("the double takes it");
+        self.node.run(|| commit(&transaction)).expect("enter the node");
+        let elements = transaction.ops.iter().map(|op| match op {
+            Op::AddElements { elements, .. } => elements.len(),
+            _ => 0,
+        });
+        elements.sum()
     }
 }
 
