@@ -11,6 +11,9 @@ use crate::{
     Statement, Table, UpdateOp, Verdict, VerdictMap, jhash, jhash_scale,
 };
 
+/// `IPS_DST_NAT`.
+const IPS_DST_NAT: u32 = 32;
+
 /// What connection tracking knows of a packet's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConntrackView {
@@ -197,7 +200,8 @@ pub enum EvaluateError {
 
 /// Sends a packet through the base chains at one hook, lowest priority first.
 ///
-/// As in the kernel, chains of type nat see only packets of new connections, and the first translation ends them.
+/// As in the kernel, chains of type nat see only packets of new connections, the first translation ends them, and later
+/// chains of the hook see the translated destination.
 ///
 /// # Errors
 /// [`EvaluateError`].
@@ -233,6 +237,13 @@ pub fn evaluate(
         walk.outcome.fate = fate;
         if fate != Fate::Accepted {
             break;
+        }
+        if let Some(Translation { kind: NatKind::Dnat, address, port, .. }) =
+            &walk.outcome.translation
+        {
+            walk.packet.destination = *address;
+            walk.packet.destination_port = port.unwrap_or(walk.packet.destination_port);
+            walk.packet.conntrack.status |= IPS_DST_NAT;
         }
     }
     let Walk { packet, mut outcome, .. } = walk;
