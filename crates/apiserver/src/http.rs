@@ -4,6 +4,7 @@
 //! patch, delete), `watch`, `proxy` (log, exec, attach), `meta` (health, version, discovery,
 //! OpenAPI), `review` (questions about oneself and tokens).
 
+mod delete;
 mod meta;
 mod read;
 mod review;
@@ -192,14 +193,14 @@ async fn dispatch(
         ("", false) => match method {
             Method::GET | Method::HEAD => read::collection(&app, &asked, resource),
             Method::POST => write::create(&app, asked, &resource).await,
-            Method::DELETE => write::delete_collection(&app, asked, &resource).await,
+            Method::DELETE => delete::delete_collection(&app, asked, &resource).await,
             _ => Err(Status::method_not_allowed()),
         },
         ("", true) => match method {
             Method::GET | Method::HEAD => read::object(&app, &asked, resource),
             Method::PUT => write::update(&app, asked, &resource, "").await,
             Method::PATCH => write::patch(&app, asked, &resource, "").await,
-            Method::DELETE => write::delete(&app, asked, &resource).await,
+            Method::DELETE => delete::delete(&app, asked, &resource).await,
             _ => Err(Status::method_not_allowed()),
         },
         ("status", _) if resource.served.status => match method {

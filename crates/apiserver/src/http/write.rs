@@ -1,41 +1,42 @@
-//! create, update, patch, delete: from a body to the registry and back.
+//! create, update, patch: from a body to the registry and back.
 //!
 //! A body is read in the version it was sent to, checked against that version's schema, and
 //! converted to the storage form before the registry sees it.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::read::{self, Selection};
+use super::read;
 use super::{App, Asked, Body, Resource, accept_form, json_bytes, read_body, respond, warn};
 use crate::defaults;
 use crate::merge::{self, Manager};
 use crate::patch::Patch;
-use crate::registry::{
-    DeleteOptions, Deleted, Part, Place, Registry, WriteOptions, Written, identity, text,
-};
+use crate::registry::{Part, WriteOptions, Written, identity, text};
 use crate::request::accept::{Form, Syntax};
 use crate::request::protobuf;
 use crate::schema::body::{self, Body as Read};
 use crate::schema::decode::{DecodeError, FieldValidation};
 use crate::status::{self, Cause, Status};
-use crate::store::Resource as StoreResource;
 
 /// What every write request says, besides its body.
-struct Manner {
+pub(super) struct Manner {
     options: WriteOptions,
     validation: FieldValidation,
     manager: Manager,
     form: Form,
-    syntax: Syntax,
+    pub(super) syntax: Syntax,
 }
 
-fn manner(app: &App, asked: &Asked, resource: &Resource, sub: &str) -> Result<Manner, Status> {
+pub(super) fn manner(
+    app: &App,
+    asked: &Asked,
+    resource: &Resource,
+    sub: &str,
+) -> Result<Manner, Status> {
     let (form, syntax) = accept_form(&asked.headers)?;
     let mode = asked.query.get("fieldValidation");
     let validation = FieldValidation::from_parameter(mode).ok_or_else(|| {
@@ -77,7 +78,7 @@ fn manner(app: &App, asked: &Asked, resource: &Resource, sub: &str) -> Result<Ma
     })
 }
 
-fn media(request: &Request<Incoming>) -> String {
+pub(super) fn media(request: &Request<Incoming>) -> String {
     request
         .headers()
         .get(CONTENT_TYPE)
@@ -180,7 +181,7 @@ fn track(resource: &Resource, old: Option<&Value>, new: &mut Value, manager: &Ma
     }
 }
 
-fn answer(
+pub(super) fn answer(
     app: &App,
     query: &crate::request::Query,
     resource: &Resource,
@@ -446,91 +447,4 @@ pub(super) async fn evict(
     let eviction = parse(&media, &bytes, "Eviction")?.value;
     app.registry.evict(&resource.place(), &eviction)?;
     Ok(json_bytes(201, status::success("", "", "", "").to_string()))
-}
-
-/// Options of a delete: the body's, then the parameters'.
-fn delete_options(
-    query: &crate::request::Query,
-    media: &str,
-    bytes: &Bytes,
-) -> Result<DeleteOptions, Status> {
-    let mut body =
-        if bytes.is_empty() { json!({}) } else { parse(media, bytes, "DeleteOptions")?.value };
-    if let Some(seconds) = query.number("gracePeriodSeconds")? {
-        body["gracePeriodSeconds"] = seconds.into();
-    }
-    if query.has("propagationPolicy") {
-        body["propagationPolicy"] = query.get("propagationPolicy").into();
-    }
-    if query.has("orphanDependents") {
-        body["orphanDependents"] = query.flag("orphanDependents").into();
-    }
-    let mut options = DeleteOptions::from_json(&body)?;
-    options.dry_run |= query.dry_run()?;
-    Ok(options)
-}
-
-/// DELETE of an object.
-pub(super) async fn delete(
-    app: &App,
-    asked: Asked,
-    resource: &Resource,
-) -> Result<Response<Body>, Status> {
-    let manner = manner(app, &asked, resource, "")?;
-    let media = media(&asked.request);
-    let bytes = read_body(asked.request).await?;
-    let options = delete_options(&asked.query, &media, &bytes)?;
-    let Deleted { object, gone } = app.registry.delete(&resource.place(), &options)?;
-    // Upstream answers with the object for these kinds, with a Status for the others.
-    let shows = matches!(resource.kind.kind.as_str(), "Pod" | "Service" | "ServiceAccount");
-    if gone && !(shows && resource.kind.group.is_empty()) {
-        let done = status::success(
-            &resource.kind.group,
-            &resource.kind.plural,
-            text(&object, "name"),
-            text(&object, "uid"),
-        );
-        return Ok(respond(200, &done, manner.syntax));
-    }
-    answer(app, &asked.query, resource, &manner, 200, &object)
-}
-
-/// DELETE of a collection.
-pub(super) async fn delete_collection(
-    app: &App,
-    asked: Asked,
-    resource: &Resource,
-) -> Result<Response<Body>, Status> {
-    let media = media(&asked.request);
-    let selection = Selection::read(&asked.query, &resource.kind, &resource.served)?;
-    let bytes = read_body(asked.request).await?;
-    let options = delete_options(&asked.query, &media, &bytes)?;
-    let removed = sweep(&app.registry, resource, &selection, &options)?;
-    let list = json!({
-        "kind": resource.kind.list_kind,
-        "apiVersion": resource.served.api_version(),
-        "metadata": {"resourceVersion": app.registry.store().revision().to_string()},
-        "items": removed.iter().map(|object| Value::clone(&resource.present(object))).collect::<Vec<_>>(),
-    });
-    Ok(respond(200, &list, Syntax::Json))
-}
-
-fn sweep(
-    registry: &Registry,
-    resource: &Resource,
-    selection: &Selection,
-    options: &DeleteOptions,
-) -> Result<Vec<Arc<Value>>, Status> {
-    let at = StoreResource::new(&resource.kind.group, &resource.kind.plural);
-    let listing = registry.store().list(&at, resource.target.namespace.as_deref());
-    let mut removed = Vec::new();
-    for object in listing.items.iter().filter(|object| selection.matches(resource, object)) {
-        let place = Place::new(&resource.kind, text(object, "namespace"), text(object, "name"));
-        match registry.delete(&place, options) {
-            Ok(deleted) => removed.push(deleted.object),
-            Err(status) if status.code == 404 => {}
-            Err(status) => return Err(status),
-        }
-    }
-    Ok(removed)
 }

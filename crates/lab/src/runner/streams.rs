@@ -2,51 +2,35 @@
 //! with a channel byte (0 stdin, 1 stdout, 2 stderr, 3 error, 4 resize; v5 adds 255: end of a channel). How it ended is
 //! a `Status` on channel 3. SPDY is not offered.
 
+mod channels;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::termios::{Winsize, tcsetwinsize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 
+use self::channels::{
+    Input, STDERR, STDOUT, Streams, exit_status, failure, next_input, success, upgrade,
+};
 use super::child;
 use super::engine::Engine;
 use super::hooks::exec_command;
 use super::logs::is_true;
-use super::server::{Body, full, plain, query};
+use super::server::{Body, plain, query};
 use super::state::{Phase, PodRecord};
 use crate::container::attach::{Frame, decode};
 use crate::container::shim::open_terminal;
 use crate::container::spec::file;
-
-const V5: &str = "v5.channel.k8s.io";
-const V4: &str = "v4.channel.k8s.io";
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
-
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Which streams were asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -127,146 +111,6 @@ pub(super) fn attach(
 
 fn running(record: &PodRecord, container: &str) -> bool {
     matches!(record.containers.get(container).map(|c| &c.phase), Some(Phase::Running { .. }))
-}
-
-/// Answers the handshake and hands the connection to `serve`.
-fn upgrade<F>(
-    mut request: Request<Incoming>,
-    serve: impl FnOnce(Socket, &'static str) -> F + 'static,
-) -> Response<Body>
-where
-    F: Future<Output = ()>,
-{
-    let get = |name: header::HeaderName| {
-        let all = request.headers().get_all(name);
-        all.iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",").to_lowercase()
-    };
-    if !get(header::UPGRADE).contains("websocket") {
-        let text = "exec and attach are spoken over WebSocket (v5.channel.k8s.io); SPDY is not offered: use kubectl 1.29 \
-                    or newer, with KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true before 1.31";
-        return plain(StatusCode::BAD_REQUEST, text);
-    }
-    let offered = get(header::SEC_WEBSOCKET_PROTOCOL);
-    let chosen = [V5, V4].into_iter().find(|p| offered.split(',').any(|o| o.trim() == *p));
-    let Some(chosen) = chosen else {
-        let text =
-            format!("none of the subprotocols {offered:?} is spoken here; there are {V5} and {V4}");
-        return plain(StatusCode::BAD_REQUEST, text);
-    };
-    let key =
-        request.headers().get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
-    let Some(key) = key else {
-        return plain(StatusCode::BAD_REQUEST, "the WebSocket handshake has no key");
-    };
-    let pending: OnUpgrade = hyper::upgrade::on(&mut request);
-    tokio::task::spawn_local(async move {
-        match pending.await {
-            Ok(upgraded) => {
-                let io = TokioIo::new(upgraded);
-                let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
-                serve(socket, chosen).await;
-            }
-            Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
-        }
-    });
-    let response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(header::UPGRADE, "websocket")
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::SEC_WEBSOCKET_ACCEPT, key)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, chosen)
-        .body(full(""));
-    response.unwrap_or_else(|e| plain(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
-}
-
-/// What a client sent.
-enum Input {
-    Stdin(Bytes),
-    CloseStdin,
-    Resize(u16, u16),
-    /// It is gone.
-    Gone,
-}
-
-struct Streams {
-    output: SplitSink<Socket, Message>,
-    input: SplitStream<Socket>,
-}
-
-impl Streams {
-    async fn new(socket: Socket, asked: Asked) -> Streams {
-        let (output, input) = socket.split();
-        let mut streams = Streams { output, input };
-        // an empty message tells the client that the streams are there
-        let first = match asked {
-            Asked { stdout: true, .. } => STDOUT,
-            Asked { stderr: true, tty: false, .. } => STDERR,
-            _ => ERROR,
-        };
-        streams.send(first, &[]).await;
-        streams
-    }
-
-    async fn send(&mut self, channel: u8, bytes: &[u8]) -> bool {
-        let mut message = Vec::with_capacity(bytes.len() + 1);
-        message.push(channel);
-        message.extend_from_slice(bytes);
-        self.output.send(Message::binary(message)).await.is_ok()
-    }
-
-    async fn finish(mut self, status: Value) {
-        let told = self.send(ERROR, status.to_string().as_bytes()).await;
-        let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        if told && self.output.send(Message::Close(Some(close))).await.is_ok() {
-            // the client's own close, so that it never sees a reset instead of our last words
-            let rest = async { while let Some(Ok(_)) = self.input.next().await {} };
-            let waited = tokio::time::timeout(std::time::Duration::from_secs(2), rest).await;
-            tracing::trace!(clean = waited.is_ok(), "stream closed");
-        }
-    }
-}
-
-/// The next thing a client sends; cancel-safe.
-async fn next_input(input: &mut SplitStream<Socket>) -> Input {
-    loop {
-        let bytes = match input.next().await {
-            Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(Message::Text(text))) => Bytes::copy_from_slice(text.as_bytes()),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return Input::Gone,
-            Some(Ok(_)) => continue,
-        };
-        match bytes.first() {
-            Some(&STDIN) if bytes.len() > 1 => return Input::Stdin(bytes.slice(1..)),
-            Some(&CLOSE) if bytes.get(1) == Some(&STDIN) => return Input::CloseStdin,
-            Some(&RESIZE) => {
-                let size: Value = serde_json::from_slice(&bytes[1..]).unwrap_or_default();
-                let side = |n: &str| size[n].as_u64().and_then(|v| u16::try_from(v).ok());
-                if let (Some(width), Some(height)) = (side("Width"), side("Height")) {
-                    return Input::Resize(width, height);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-fn success() -> Value {
-    json!({"metadata": {}, "status": "Success"})
-}
-
-fn failure(message: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": "InternalError", "code": 500})
-}
-
-/// The status of a program that ended with this code.
-fn exit_status(code: i32) -> Value {
-    if code == 0 {
-        return success();
-    }
-    json!({"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
-        "message": format!("command terminated with non-zero exit code: exit status {code}"),
-        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}})
 }
 
 async fn run_exec(
@@ -537,6 +381,8 @@ async fn run_attach(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
