@@ -83,6 +83,15 @@ impl Binder {
         self.engine.observe(&Change { target, old, new }, Timestamp::now());
     }
 
+    /// Sees the pod on its node before the watch does: the next pod must count it.
+    fn assume(&mut self, namespace: &str, pod: &str, node: &str) {
+        let target = ObjectRef::new(PODS, namespace, pod);
+        if let Some(mut bound) = self.engine.view().get(&target).map(|pod| Value::clone(pod)) {
+            bound["spec"]["nodeName"] = node.into();
+            self.observe(target, Some(Arc::new(bound)));
+        }
+    }
+
     async fn work(&mut self, client: &Client) {
         while let Some(key) = self.engine.take(Timestamp::now()) {
             let now = Timestamp::now();
@@ -97,6 +106,8 @@ impl Binder {
                 if let Err(error) = bind(client, &namespace, &pod, &uid, &node).await {
                     debug!(%error, namespace, pod, node, "not bound; tried again");
                     settled = Settled::Failed;
+                } else {
+                    self.assume(&namespace, &pod, &node);
                 }
             }
             self.engine.settle(key, settled, Timestamp::now());
