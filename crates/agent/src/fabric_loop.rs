@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use fabric::{FabricPlan, HostFacts, LocalAddress, ROUTE_PROTOCOL};
+use fabric::{FabricPlan, LocalAddress, ROUTE_PROTOCOL};
+use link::LinkIndex;
 use link::kernel::{Netlink, Watch, WatchGroups};
-use link::{AddressScope, LinkIndex};
 use model::{NodeFacts, NodeName};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::AgentConfig;
+use crate::desired::host_facts;
 use crate::health::{Health, Need};
 use crate::metrics::Metrics;
 use crate::readable::readable;
@@ -176,19 +177,13 @@ async fn changed(events: &mut AsyncFd<Watch>) -> anyhow::Result<()> {
 
 /// On the route thread: what this node has, what it should have, the difference.
 fn apply(kernel: &mut Netlink, nodes: &[NodeFacts], name: NodeName) -> anyhow::Result<Applied> {
-    let addresses = kernel.addresses(None)?;
-    let global = addresses.iter().filter(|address| address.scope == AddressScope::Global);
-    let addresses: Vec<LocalAddress> = global
-        .filter(|address| !address.network.addr().is_loopback())
-        .map(|address| LocalAddress { device: address.device, network: address.network })
-        .collect();
-    let own = nodes.iter().find(|node| node.name == name);
+    let host = host_facts(kernel, name)?;
+    let own = nodes.iter().find(|node| node.name == host.name);
     let device: Option<LinkIndex> = own.and_then(|node| {
         let is_own = |address: &&LocalAddress| node.internal_ips.contains(&address.network.addr());
-        addresses.iter().find(is_own).map(|address| address.device)
+        host.addresses.iter().find(is_own).map(|address| address.device)
     });
     let link = device.map(|device| kernel.link(device)).transpose()?.flatten();
-    let host = HostFacts { name, addresses };
     let (plan, reports) = fabric::compile(nodes, &host);
     let listed = kernel.routes(ROUTE_PROTOCOL)?;
     let changes = fabric::diff(&plan, &listed);

@@ -20,6 +20,7 @@
 //! `kill -9`, leaves the data path as it is.
 
 mod api_servers;
+mod desired;
 mod fabric_loop;
 mod followers;
 mod health;
@@ -41,6 +42,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cluster::Access;
+pub use desired::{Desired, desired};
 use kube_proxy::{Conntrack, LocalDetection, NodePortAddresses, Settings};
 pub use start::run;
 

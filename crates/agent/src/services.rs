@@ -2,7 +2,7 @@
 
 mod balance;
 mod kernel;
-mod merge;
+pub(crate) mod merge;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

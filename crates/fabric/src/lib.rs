@@ -11,7 +11,7 @@ mod cidrs;
 mod nat;
 mod plan;
 
-pub use nat::{NatError, nat_table};
+pub use nat::{NAT_CHAIN, NatError, nat_table};
 pub use plan::{FabricPlan, HostFacts, LocalAddress, ROUTE_PROTOCOL, compile, diff, is_pod_route};
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use nft::{
 
 use crate::FabricPlan;
 
+/// The chain of [`nat_table`].
+pub const NAT_CHAIN: &str = "nat-outgoing";
 /// Priority `srcnat`.
 const SRCNAT: i32 = 100;
 
@@ -36,7 +38,7 @@ pub enum NatError {
 pub fn nat_table(plan: &FabricPlan) -> Result<Table, NatError> {
     let mut table = Table::new(Family::Inet, Name::new("fairway")?);
     let srcnat = Hook::new(HookKind::Nat, HookPoint::Postrouting, SRCNAT);
-    let mut chain = Chain::base(Name::new("nat-outgoing")?, srcnat);
+    let mut chain = Chain::base(Name::new(NAT_CHAIN)?, srcnat);
     let families = [
         (true, Field::Ipv4Addr, Selector::IpSaddr, Selector::IpDaddr, "pod-cidrs4", "node-ips4"),
         (false, Field::Ipv6Addr, Selector::Ip6Saddr, Selector::Ip6Daddr, "pod-cidrs6", "node-ips6"),

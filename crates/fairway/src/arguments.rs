@@ -1,5 +1,8 @@
 //! What may be typed. Names, defaults and help live here and nowhere else.
 
+mod node;
+mod observe;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -7,6 +10,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::exec::Target;
 use lab::layout::LabName;
+
+pub(crate) use node::{AdoptCommand, AdoptOptions, CleanupOptions, PreflightOptions};
+pub(crate) use observe::{DiffOptions, ServiceCommand, WhichNode};
 
 /// The whole network of a Kubernetes node in one binary.
 #[derive(Debug, Parser)]
@@ -19,6 +25,7 @@ Examples:
   fairway lab up                      a cluster of namespaces on this machine (root)
   fairway lab demo                    the same, with Services, requests and what happened
   fairway agent --node-name node-1 --kubeconfig /etc/kubernetes/kubelet.conf
+  fairway service list -A             what this node's kernel does for every Service
 
 Exit codes: 0 done, 1 failed, 2 or 64 wrong usage; `lab exec` exits as the program it ran.
 Logs go to standard error; FAIRWAY_LOG sets how much (error, warn, info, debug, trace)."
@@ -29,10 +36,25 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "parsed once, moved once")]
 pub(crate) enum Command {
     /// Keep this node's network as the Kubernetes API says (a daemon).
     Agent(Box<AgentOptions>),
+    /// What this node's kernel does with Services.
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+    /// What the agent would change in the kernel right now.
+    Diff(DiffOptions),
+    /// Whether this node can run Fairway.
+    Preflight(PreflightOptions),
+    /// Take over from another Service proxy.
+    Adopt {
+        #[command(subcommand)]
+        command: AdoptCommand,
+    },
+    /// Remove every trace of Fairway from this node.
+    Cleanup(CleanupOptions),
     /// A Kubernetes cluster of network namespaces on this machine.
     Lab {
         #[command(subcommand)]

@@ -132,7 +132,7 @@ fn which(options: &NodeOptions) -> (Layout, Which) {
     (Layout::new(options.name.lab.clone()), which)
 }
 
-fn format(output: &Output) -> Format {
+pub(crate) fn format(output: &Output) -> Format {
     match output.output {
         None => Format::Table,
         Some(OutputFormat::Wide) => Format::Wide,

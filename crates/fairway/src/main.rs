@@ -1,11 +1,14 @@
 //! fairway: arguments to one call.
 //!
 //! Exit codes: 0 done; 1 it failed (one line on standard error says why); 2 or 64 the arguments make no sense;
-//! `fairway lab exec` exits as the program it ran.
+//! `fairway lab exec` exits as the program it ran; commands that answer a question (`diff`, `service status`, `preflight`)
+//! say 2 when they could not tell.
 
 mod agent;
 mod arguments;
 mod lab;
+mod node;
+mod service;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -37,6 +40,11 @@ fn main() -> ExitCode {
     log_to_stderr();
     let outcome = match arguments.command {
         Command::Agent(options) => agent::run(*options),
+        Command::Service { command } => service::run(command),
+        Command::Diff(options) => service::diff(&options),
+        Command::Preflight(options) => node::preflight(&options),
+        Command::Adopt { command } => node::adopt(command),
+        Command::Cleanup(options) => node::cleanup(&options),
         Command::Lab { command } => lab::run(command),
         Command::Cni => usage(
             "`fairway cni` is called by a container runtime, with CNI_COMMAND set (CNI specification 1.1)",

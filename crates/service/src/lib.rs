@@ -15,6 +15,7 @@ mod config;
 mod element;
 pub mod frontend;
 mod health;
+pub mod listed;
 mod planner;
 mod program;
 mod select;

@@ -4,7 +4,7 @@ use nft::{Table, Transaction};
 
 /// Adds the fabric's chains and sets to the Services' table. A set both have is the Services' own: it is kept up to date
 /// element by element.
-pub(super) fn tables(mut services: Table, fabric: Option<&Table>) -> Table {
+pub(crate) fn tables(mut services: Table, fabric: Option<&Table>) -> Table {
     let Some(fabric) = fabric else { return services };
     for (name, chain) in &fabric.chains {
         services.chains.entry(name.clone()).or_insert_with(|| chain.clone());

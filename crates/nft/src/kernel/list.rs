@@ -16,7 +16,7 @@ use crate::{Chain, Data, Errno, Family, ListError, Name, Set, Table};
 const ATTEMPTS: u32 = 20;
 
 /// What stopped a dump.
-enum Stop {
+pub(super) enum Stop {
     /// The tables changed while it ran.
     Interrupted,
     Errno(&'static str, i32),
@@ -239,7 +239,7 @@ fn generation(kernel: &mut Netlink) -> Result<u32, Stop> {
 
 impl Netlink {
     /// Sends one request and hands every answering message to `take`.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         what: &'static str,
         message: u16,

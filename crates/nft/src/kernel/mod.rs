@@ -1,10 +1,12 @@
 //! The real kernel: the only place with sockets, beside [`crate::conntrack`].
 
 mod list;
+mod live;
 mod netlink;
 mod socket;
 mod watch;
 
+pub use live::{BaseChain, Count, LiveElement};
 pub use netlink::Netlink;
 pub(crate) use socket::Socket;
 pub use watch::{Change, Watch};
