@@ -193,6 +193,8 @@ async fn story(dir: &Path) {
     assert_eq!(metric("fairway_full_syncs_total").await, 1.0);
     assert_eq!(metric("fairway_transactions_total").await, 0.0, "a restart sends nothing");
 
+    steering(&services, &slices).await;
+
     // A Service goes while the agent is down; the next one notices.
     agent.abort();
     agent.await.ok();
@@ -201,6 +203,50 @@ async fn story(dir: &Path) {
     eventually("gone", 10 * second, async || !has("10.96.7.7")).await;
     agent.abort();
     agent.await.ok();
+}
+
+/// Least connections: what is tracked decides who gets more slots.
+async fn steering(services: &Api<Service>, slices: &Api<EndpointSlice>) {
+    let create = PostParams::default();
+    let annotations = json!({"fairway.dev/balance": "least-connections"});
+    let service = json!({"metadata": {"name": "even", "annotations": annotations},
+        "spec": {"clusterIP": "10.96.7.8", "ports": [{"port": 81, "protocol": "UDP"}]}});
+    services.create(&create, &read(service)).await.expect("a Service");
+    let slice = json!({"metadata": {"name": "even-1", "labels": {"kubernetes.io/service-name": "even"}},
+        "addressType": "IPv4", "ports": [{"name": "", "port": 8081, "protocol": "UDP"}],
+        "endpoints": [{"addresses": ["10.244.2.5"]}, {"addresses": ["10.244.2.6"]}]});
+    slices.create(&create, &read(slice)).await.expect("a slice");
+    let slots = |endpoint: &str| {
+        let text = table().map(|table| table.to_string()).unwrap_or_default();
+        text.matches(&format!(": {endpoint} . 8081")).count()
+    };
+    let second = Duration::from_secs(1);
+    let both = async || (slots("10.244.2.5"), slots("10.244.2.6")) == (8, 8);
+    eventually("even slots", second, both).await;
+    let chains = table().expect("the table").chains.len();
+    for port in 4001..4021 {
+        let port = port.to_string();
+        let flow = [
+            "-I",
+            "-p",
+            "udp",
+            "-s",
+            "172.30.0.9",
+            "-d",
+            "10.96.7.8",
+            "--dport",
+            "81",
+            "-t",
+            "300",
+        ];
+        let to = ["--sport", &port, "--dst-nat", "10.244.2.5:8081"];
+        let output = Command::new("conntrack").args(flow).args(to).output().expect("conntrack");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let uneven = async || slots("10.244.2.5") <= 3 && slots("10.244.2.6") >= 13;
+    let took = eventually("fewer slots for who holds more", 10 * second, uneven).await;
+    println!("steered {took:?} after the connections came");
+    assert_eq!(table().expect("the table").chains.len(), chains, "elements only");
 }
 
 #[test]

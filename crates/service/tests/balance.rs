@@ -162,10 +162,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn incremental_equals_full(steps in prop::collection::vec(step(), 1..24)) {
+    fn incremental_equals_full(steps in prop::collection::vec(step(), 1..18)) {
         let mut node = Node::new();
         for step in steps.iter().chain([&Step::Commit]) {
             match step {
