@@ -16,6 +16,9 @@ mod tests;
 /// a hole.
 #[must_use]
 pub fn assign<E: Copy + Eq + Hash>(prior: &[E], wanted: &[E]) -> Vec<E> {
+    if prior.is_empty() || prior == wanted {
+        return wanted.to_vec();
+    }
     let mut unplaced: HashMap<E, usize> = HashMap::with_capacity(wanted.len());
     for endpoint in wanted {
         *unplaced.entry(*endpoint).or_default() += 1;

@@ -43,6 +43,10 @@ impl Choice {
             Self::By(balance) => balance,
         };
         match by {
+            Balance::Random | Balance::RoundRobin if endpoints.iter().all(|it| it.1 == 1) => {
+                let wanted: Vec<SocketAddr> = endpoints.iter().map(|it| it.0).collect();
+                assign(before, &wanted)
+            }
             Balance::Random => assign(before, &dealt(endpoints, &each(MAX_SLOTS))),
             Balance::RoundRobin => {
                 let each = each(MAX_SLOTS);

@@ -217,11 +217,14 @@ pub(crate) fn compile(
         port.local = local;
         port.anywhere = lists.anywhere;
         port.hairpins = lists.hairpins(here, port.is_two_sided());
-        let weighted = lists.weighted(&service.weights);
-        let idle = weighted.iter().filter(|(_, weight)| *weight == 0);
-        port.idle = idle.map(|(endpoint, _)| *endpoint).collect();
-        if choice == Choice::By(Balance::LeastConnections) {
-            port.steered = weighted.into();
+        let is_steered = choice == Choice::By(Balance::LeastConnections);
+        if is_steered || !service.weights.is_empty() {
+            let weighted = lists.weighted(&service.weights);
+            let idle = weighted.iter().filter(|(_, weight)| *weight == 0);
+            port.idle = idle.map(|(endpoint, _)| *endpoint).collect();
+            if is_steered {
+                port.steered = weighted.into();
+            }
         }
         ports.push(port);
     }

@@ -4,7 +4,7 @@
 //! A connection taken in now weighs on its endpoint for as long as it lasts, and how long that is differs and is not
 //! known. So the shares are steered, a step per count: an endpoint that holds more than its share loses slots in
 //! proportion (that answers to bursts), and its base share sinks slowly as long as it stays above (that finds the share
-//! at which a slow endpoint holds no more than the others). `docs/decisions/` has what this reaches and what not.
+//! at which a slow endpoint holds no more than the others). `docs/decisions/0811` has what this reaches and what not.
 
 #[cfg(test)]
 mod tests;

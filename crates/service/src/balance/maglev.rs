@@ -4,7 +4,7 @@
 //! It does what a Maglev table does (Eisenbud et al., NSDI 2016): one lookup by hash, equal wherever it is computed, no
 //! memory of earlier ones. It is filled otherwise. At the few slots per endpoint a kernel map affords, Maglev's own fill
 //! moves several times more clients than must move; here every slot goes to the endpoint that ranks highest for it
-//! (rendezvous hashing), and no endpoint takes more than a tenth above its share. `docs/decisions/` holds the numbers.
+//! (rendezvous hashing), and no endpoint takes more than a tenth above its share (`docs/decisions/0810`).
 
 #[cfg(test)]
 mod tests;
