@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::{Change, Snapshot, SnapshotWriter};
+use service::Planner;
 use tokio::time::Instant;
 
 use crate::api_servers::Learner;
@@ -52,7 +53,6 @@ impl Followers {
     pub(crate) fn changed(&mut self, snapshot: &Snapshot, change: &Change) {
         self.store.note(change);
         self.learner.update(snapshot, change);
-        self.checks.update(snapshot, change);
     }
 
     /// Anything may have changed, and these certainly did.
@@ -60,7 +60,19 @@ impl Followers {
         self.disk = None;
         self.store.note(change);
         self.learner.full(snapshot);
-        self.checks.full(snapshot);
+    }
+
+    /// What the facts mean was worked out anew, for what `change` names or, without it, for everything.
+    pub(crate) fn planned(
+        &mut self,
+        snapshot: &Snapshot,
+        planner: &Planner,
+        change: Option<&Change>,
+    ) {
+        match change.filter(|change| change.nodes.is_empty()) {
+            Some(change) => self.checks.update(snapshot, planner, change),
+            None => self.checks.full(snapshot, planner),
+        }
     }
 
     /// When there is something to do here.

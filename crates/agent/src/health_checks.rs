@@ -17,12 +17,12 @@ use http_body_util::Full;
 use ipnet::IpNet;
 use link::kernel::Netlink;
 use model::{Change, Kind, NodeName, ObjectRef, Report, Service, ServiceKey, Severity, Snapshot};
+use service::{NodePortAddresses, Planner};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::health::Health;
 use crate::http::accept;
-use crate::kube_proxy::NodePortAddresses;
 
 /// A port that is taken is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -70,64 +70,46 @@ impl HealthChecks {
     }
 
     /// Brings the ports of the Services that changed up to date.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot, change: &Change) {
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, planner: &Planner, change: &Change) {
         for key in &change.services {
-            self.one(snapshot, key);
+            self.one(snapshot, planner, key);
         }
     }
 
     /// Brings all ports up to date.
-    pub(crate) fn full(&mut self, snapshot: &Snapshot) {
-        self.open.retain(|key, _| snapshot.service(key).is_some());
-        let wanting = snapshot.services().filter(|service| port_of(service).is_some());
-        let mut keys: BTreeSet<ServiceKey> = wanting.map(|service| service.key.clone()).collect();
-        keys.extend(self.open.keys().cloned());
+    pub(crate) fn full(&mut self, snapshot: &Snapshot, planner: &Planner) {
+        let mut keys: BTreeSet<ServiceKey> = self.open.keys().cloned().collect();
+        keys.extend(planner.health_checks().map(|(key, _)| key.clone()));
         for key in &keys {
-            self.one(snapshot, key);
+            self.one(snapshot, planner, key);
         }
     }
 
-    fn one(&mut self, snapshot: &Snapshot, key: &ServiceKey) {
-        let service = snapshot.service(key);
-        let Some((service, port)) = service.and_then(|service| Some((service, port_of(service)?)))
-        else {
+    fn one(&mut self, snapshot: &Snapshot, planner: &Planner, key: &ServiceKey) {
+        let Some((check, service)) = planner.health_check(key).zip(snapshot.service(key)) else {
             self.open.remove(key);
             return;
         };
-        let local = local_endpoints(snapshot, key, &self.node);
         if let Some(open) = self.open.get(key)
-            && open.port == port
+            && open.port == check.port
         {
-            open.said.local.store(local, Ordering::Relaxed);
+            open.said.local.store(check.local_endpoints, Ordering::Relaxed);
             return;
         }
         self.open.remove(key);
-        let said = Arc::new(Said { service: key.clone(), local: AtomicUsize::new(local) });
+        let local = AtomicUsize::new(check.local_endpoints);
+        let said = Arc::new(Said { service: key.clone(), local });
         let primary = snapshot.node(self.node.as_str()).map(|node| node.internal_ips.clone());
         let task = tokio::spawn(keep(
-            port,
+            check.port,
             Places { wanted: self.addresses.clone(), primary: primary.unwrap_or_default() },
             said.clone(),
             taken(service),
             self.health.clone(),
             self.events.clone(),
         ));
-        self.open.insert(key.clone(), Open { port, said, task });
+        self.open.insert(key.clone(), Open { port: check.port, said, task });
     }
-}
-
-fn port_of(service: &Service) -> Option<u16> {
-    let external = service.external.as_ref().filter(|_| service.is_served())?;
-    (external.health_check_node_port != 0).then_some(external.health_check_node_port)
-}
-
-/// How many ready endpoints run on this node, each address counted once whatever its ports.
-fn local_endpoints(snapshot: &Snapshot, service: &ServiceKey, node: &NodeName) -> usize {
-    let slices = snapshot.slices(service).iter();
-    let endpoints = slices.flat_map(|slice| &slice.endpoints);
-    let local = endpoints
-        .filter(|endpoint| endpoint.conditions.ready && endpoint.node.as_ref() == Some(node));
-    local.map(|endpoint| endpoint.address).collect::<BTreeSet<IpAddr>>().len()
 }
 
 fn taken(service: &Service) -> Report {

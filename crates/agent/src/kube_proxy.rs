@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use service::{LocalTraffic, NodePortAddresses};
 
 use field::{duration, endpoint, flag, integer, leaves, list, optional, text};
 
@@ -31,34 +32,6 @@ const MIN_MAX: u32 = 128 * 1024;
 const ESTABLISHED: Duration = Duration::from_secs(24 * 3600);
 const CLOSE_WAIT: Duration = Duration::from_secs(3600);
 const MASQUERADE_BIT: u8 = 14;
-
-/// How traffic of this node's own pods is told from other traffic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LocalDetection {
-    /// By the pod CIDRs of the nodes (what Fairway does when nothing is said).
-    #[default]
-    PodCidrs,
-    /// By these ranges: pods anywhere in the cluster.
-    ClusterCidrs(Vec<IpNet>),
-    /// By this node's own pod CIDRs.
-    NodeCidr,
-    /// By the bridge the packet came in on.
-    Bridge(String),
-    /// By how the name of the link begins that the packet came in on.
-    InterfacePrefix(String),
-}
-
-/// On which of the node's addresses node ports are served.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// On all of them.
-    #[default]
-    All,
-    /// On the node's primary address of each family.
-    Primary,
-    /// On those in these ranges.
-    Ranges(Vec<IpNet>),
-}
 
 /// The kernel's connection tracking; `None` leaves a setting as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,7 +86,9 @@ pub struct Settings {
     /// `bindAddress`, unless unspecified: the node's primary address.
     pub primary: Option<IpAddr>,
     /// `detectLocalMode`, `clusterCIDR` and `detectLocal`.
-    pub local: LocalDetection,
+    pub local: LocalTraffic,
+    /// `clusterCIDR`, when that is how local traffic is told: ranges of pods besides the nodes' pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
     /// `nodePortAddresses`.
     pub node_ports: NodePortAddresses,
     /// Whether node ports answer on loopback addresses too.
@@ -269,7 +244,8 @@ impl Reading {
             health: HEALTHZ,
             metrics: METRICS,
             primary: None,
-            local: LocalDetection::PodCidrs,
+            local: LocalTraffic::ClusterCidrs,
+            pod_cidrs: Vec::new(),
             node_ports: if nftables { NodePortAddresses::Primary } else { NodePortAddresses::All },
             localhost_node_ports: !nftables,
             masquerade_all: false,
@@ -514,29 +490,27 @@ impl Reading {
         };
         let by_cluster = matches!(self.detect.as_str(), "" | "ClusterCIDR");
         settings.local = match self.detect.as_str() {
-            "NodeCIDR" => LocalDetection::NodeCidr,
-            "BridgeInterface" if !self.bridge.is_empty() => {
-                LocalDetection::Bridge(self.bridge.clone())
-            }
+            "NodeCIDR" => LocalTraffic::NodeCidrs,
+            "BridgeInterface" if !self.bridge.is_empty() => LocalTraffic::Bridge(self.bridge),
             "InterfaceNamePrefix" if !self.prefix.is_empty() => {
-                LocalDetection::InterfacePrefix(self.prefix.clone())
-            }
-            _ if by_cluster && !self.cluster_cidrs.is_empty() => {
-                LocalDetection::ClusterCidrs(self.cluster_cidrs)
+                LocalTraffic::InterfacePrefix(self.prefix)
             }
             "BridgeInterface" => {
                 judge("detectLocalMode", missing("detectLocal.bridgeInterface"));
-                LocalDetection::PodCidrs
+                LocalTraffic::ClusterCidrs
             }
             "InterfaceNamePrefix" => {
                 judge("detectLocalMode", missing("detectLocal.interfaceNamePrefix"));
-                LocalDetection::PodCidrs
+                LocalTraffic::ClusterCidrs
             }
-            "ClusterCIDR" => {
+            "ClusterCIDR" if self.cluster_cidrs.is_empty() => {
                 judge("detectLocalMode", missing("clusterCIDR"));
-                LocalDetection::PodCidrs
+                LocalTraffic::ClusterCidrs
             }
-            _ => LocalDetection::PodCidrs,
+            _ => {
+                settings.pod_cidrs = self.cluster_cidrs;
+                LocalTraffic::ClusterCidrs
+            }
         };
         let unused = Verdict::NotApplied("`detectLocalMode` chooses another way");
         if !by_cluster {

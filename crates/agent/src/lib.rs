@@ -43,7 +43,8 @@ use std::time::Duration;
 
 pub use cluster::Access;
 pub use desired::{Desired, desired};
-use kube_proxy::{Conntrack, LocalDetection, NodePortAddresses, Settings};
+use kube_proxy::{Conntrack, Settings};
+use service::NodePortAddresses;
 pub use start::run;
 
 /// What `fairway agent` is told.
@@ -81,16 +82,8 @@ pub struct Without {
 /// How Services are served, as far as a whole node is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSettings {
-    /// How traffic of this node's own pods is recognised.
-    pub local: LocalDetection,
-    /// On which addresses node ports are served.
-    pub node_ports: NodePortAddresses,
-    /// Whether node ports answer on loopback addresses too; for IPv4 that takes `route_localnet`.
-    pub localhost_node_ports: bool,
-    /// Whether everything that goes to a Service is masqueraded.
-    pub masquerade_all: bool,
-    /// The bit of the packet mark, from 0, that means "masquerade this".
-    pub masquerade_bit: u8,
+    /// What the planner is told. With node ports on loopback addresses, the kernel is told to allow them.
+    pub plan: service::Config,
     /// What is set of connection tracking; `None` leaves all of it alone.
     pub conntrack: Option<Conntrack>,
     /// How often everything is compared even when nothing seems to have happened.
@@ -102,11 +95,7 @@ pub struct ServiceSettings {
 impl Default for ServiceSettings {
     fn default() -> Self {
         Self {
-            local: LocalDetection::default(),
-            node_ports: NodePortAddresses::default(),
-            localhost_node_ports: false,
-            masquerade_all: false,
-            masquerade_bit: 14,
+            plan: service::Config::default(),
             conntrack: None,
             full_every: Duration::from_secs(300),
             least_pause: None,
@@ -116,19 +105,24 @@ impl Default for ServiceSettings {
 
 impl From<&Settings> for ServiceSettings {
     fn from(settings: &Settings) -> Self {
-        let node_ports = match (&settings.node_ports, settings.primary) {
+        let node_port_addresses = match (&settings.node_ports, settings.primary) {
             (NodePortAddresses::Primary, Some(address)) => {
                 NodePortAddresses::Ranges(vec![address.into()])
             }
             (addresses, _) => addresses.clone(),
         };
         let default = Self::default();
-        Self {
-            local: settings.local.clone(),
-            node_ports,
-            localhost_node_ports: settings.localhost_node_ports,
+        let plan = service::Config {
+            mark: 1 << settings.masquerade_bit,
+            pod_cidrs: settings.pod_cidrs.clone(),
+            local_traffic: settings.local.clone(),
             masquerade_all: settings.masquerade_all,
-            masquerade_bit: settings.masquerade_bit,
+            node_port_addresses,
+            localhost_node_ports: settings.localhost_node_ports,
+            ..default.plan
+        };
+        Self {
+            plan,
             conntrack: Some(settings.conntrack.clone()),
             full_every: settings.sync_period.unwrap_or(default.full_every),
             least_pause: settings.min_sync_period,

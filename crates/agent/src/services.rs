@@ -14,7 +14,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-use crate::ServiceSettings;
 use crate::followers::Followers;
 use crate::health::{BEAT, Health, Need};
 use crate::memory;
@@ -268,6 +267,7 @@ impl ServicesLoop {
         };
         let revision = self.writer.snapshot().revision();
         let plan = self.planner.full(self.writer.snapshot(), listed.as_ref());
+        self.followers.planned(self.writer.snapshot(), &self.planner, None);
         let nat = self.nat.borrow_and_update().clone();
         self.nat_dirty = false;
         let desired = merge::tables(plan.table, nat.as_ref());
@@ -304,6 +304,7 @@ impl ServicesLoop {
         let delta = self.planner.update(self.writer.snapshot(), &change);
         self.report(delta.reports);
         let mut transaction = delta.transaction;
+        self.followers.planned(self.writer.snapshot(), &self.planner, Some(&change));
         let nat = self.nat.borrow_and_update().clone();
         self.nat_dirty = false;
         merge::append(&mut transaction, nat.as_ref(), self.nat_applied.as_ref());
@@ -329,14 +330,18 @@ impl ServicesLoop {
 
     /// Deletes tracked connections whose endpoint went away while nobody was looking.
     async fn sweep(&mut self) -> anyhow::Result<()> {
-        let flows = match self.kernel.call(Sockets::flows).await? {
-            Ok(flows) => flows,
+        let listed = self.kernel.call(|sockets| {
+            let flows = sockets.flows()?;
+            Ok((flows, sockets.local_addresses()))
+        });
+        let (flows, local) = match listed.await? {
+            Ok(listed) => listed,
             Err(error) => {
                 self.count_deleted(Err(error));
                 return Ok(());
             }
         };
-        let stale = kernel::stale_flows(flows, &self.planner);
+        let stale = kernel::stale_flows(flows, &local, &self.planner);
         if !stale.is_empty() {
             let outcome = self.kernel.call(move |sockets| sockets.delete(&stale)).await?;
             self.count_deleted(outcome);
@@ -377,11 +382,6 @@ impl ServicesLoop {
             }
         }
     }
-}
-
-/// What the planner is told of a node's settings.
-pub(crate) fn plan(settings: &ServiceSettings) -> Config {
-    Config { mark: 1 << settings.masquerade_bit, ..Config::default() }
 }
 
 /// Our table with nothing in it.

@@ -51,7 +51,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let (client, servers) = cluster::connect_to(&access).await?;
     let settings = &config.services;
     let refused =
-        kernel_settings::apply(settings.conntrack.as_ref(), settings.localhost_node_ports);
+        kernel_settings::apply(settings.conntrack.as_ref(), settings.plan.localhost_node_ports);
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -93,12 +93,12 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         events.write(not_permitted(&node, &refused));
     }
     let _progress = ProgressWriter::start(client, node.clone(), applied_seen, nodes_seen);
-    let addresses = settings.node_ports.clone();
+    let addresses = settings.plan.node_port_addresses.clone();
     let checks = HealthChecks::new(node.clone(), addresses, health.clone(), events.clone());
     let learner = Learner::new(servers, &config.state_dir);
     let mut services = ServicesLoop::new(
         node,
-        (services::plan(settings), Pace { full: settings.full_every, least: settings.least_pause }),
+        (settings.plan.clone(), Pace { full: settings.full_every, least: settings.least_pause }),
         sockets,
         inbox,
         nodes,

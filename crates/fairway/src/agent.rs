@@ -48,6 +48,8 @@ fn config(
     let kubeconfig =
         options.kubeconfig.or_else(|| settings.and_then(|settings| settings.kubeconfig.clone()));
     let health = settings.map(|settings| settings.health);
+    let mut services = settings.map(ServiceSettings::from).unwrap_or_default();
+    services.plan.service_cidrs = options.service_cidr;
     let left = |part| options.without.contains(&part);
     Ok(AgentConfig {
         node_name,
@@ -58,7 +60,7 @@ fn config(
         health_addr: options.health_addr.or(health).unwrap_or(HEALTH),
         metrics_addr: options.metrics_addr.or(settings.map(|settings| settings.metrics)),
         without: Without { cni: left(Part::Cni) || left(Part::Fabric), fabric: left(Part::Fabric) },
-        services: settings.map(ServiceSettings::from).unwrap_or_default(),
+        services,
     })
 }
 

@@ -99,6 +99,9 @@ pub(crate) struct AgentOptions {
     /// What of the node's network is left to others: an existing network plugin (cni), its routes too (fabric).
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub(crate) without: Vec<Part>,
+    /// Ranges of cluster addresses, besides those of ServiceCIDR objects (for API servers before 1.33).
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) service_cidr: Vec<ipnet::IpNet>,
     /// Run-time files.
     #[arg(long, value_name = "DIR", default_value = "/run/fairway")]
     pub(crate) run_dir: PathBuf,

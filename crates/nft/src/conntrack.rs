@@ -85,6 +85,23 @@ pub enum Stale {
     Untranslated,
 }
 
+impl Stale {
+    /// Whether a frontend's flow is one of these.
+    #[must_use]
+    pub fn covers(&self, flow: &Flow) -> bool {
+        let answered_by = SocketAddr::new(flow.reply.source, flow.reply.source_port);
+        match self {
+            Self::All => true,
+            Self::To(endpoint) => answered_by == *endpoint,
+            Self::Untranslated => {
+                let dialled =
+                    SocketAddr::new(flow.original.destination, flow.original.destination_port);
+                answered_by == dialled
+            }
+        }
+    }
+}
+
 /// A failure to list or delete connections.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
@@ -195,16 +212,7 @@ impl Conntrack {
         stale: Stale,
     ) -> Result<usize, ConntrackError> {
         let mut flows = self.of_frontend(frontend)?;
-        flows.retain(|flow| match stale {
-            Stale::All => true,
-            Stale::To(endpoint) => {
-                flow.reply.source == endpoint.ip() && flow.reply.source_port == endpoint.port()
-            }
-            Stale::Untranslated => {
-                flow.reply.source == flow.original.destination
-                    && flow.reply.source_port == flow.original.destination_port
-            }
-        });
+        flows.retain(|flow| stale.covers(flow));
         self.delete(&flows)
     }
 

@@ -287,6 +287,12 @@ impl Planner {
         self.health.iter().map(|(key, check)| (key, *check))
     }
 
+    /// What load balancers are told when they check this node for a Service; `None` when they do not.
+    #[must_use]
+    pub fn health_check(&self, service: &ServiceKey) -> Option<HealthCheck> {
+        self.health.get(service).copied()
+    }
+
     /// How many Services it knows, and how many frontends.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

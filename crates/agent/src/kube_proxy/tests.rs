@@ -98,7 +98,7 @@ fn kubeadms_file_is_kube_proxys_defaults_and_says_two_things() {
     let set = config.settings;
     assert_eq!(set.kubeconfig, Some("/var/lib/kube-proxy/kubeconfig.conf".into()));
     let ranges = ["10.244.0.0/16", "fd00:10:244::/56"].map(|text| text.parse().expect("a range"));
-    assert_eq!(set.local, LocalDetection::ClusterCidrs(ranges.to_vec()));
+    assert_eq!((set.local, set.pod_cidrs), (LocalTraffic::ClusterCidrs, ranges.to_vec()));
     assert_eq!(
         (set.health.to_string(), set.metrics.to_string()),
         ("0.0.0.0:10256".into(), "127.0.0.1:10249".into())
@@ -165,14 +165,14 @@ conntrack: {maxPerCore: 0, min: 7, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 #[test]
 fn local_traffic_in_every_mode() {
     let mode = |rest: &str| read(rest).settings.local;
-    assert_eq!(mode("detectLocalMode: NodeCIDR"), LocalDetection::NodeCidr);
+    assert_eq!(mode("detectLocalMode: NodeCIDR"), LocalTraffic::NodeCidrs);
     let bridge = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cbr0}\nclusterCIDR: 10.0.0.0/8";
-    assert_eq!(mode(bridge), LocalDetection::Bridge("cbr0".into()));
+    assert_eq!(mode(bridge), LocalTraffic::Bridge("cbr0".into()));
     let config = read(bridge);
     assert!(matches!(verdict(&config, "clusterCIDR"), Verdict::NotApplied(_)));
     let prefix = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}";
-    assert_eq!(mode(prefix), LocalDetection::InterfacePrefix("cali".into()));
-    assert_eq!(mode(""), LocalDetection::PodCidrs);
+    assert_eq!(mode(prefix), LocalTraffic::InterfacePrefix("cali".into()));
+    assert_eq!(mode(""), LocalTraffic::ClusterCidrs);
     let config = read("detectLocalMode: BridgeInterface");
     assert!(
         matches!(verdict(&config, "detectLocalMode"), Verdict::Bad(why) if why.contains("bridgeInterface"))

@@ -1,7 +1,8 @@
 //! The sockets of the kernel thread: nf_tables and connection tracking.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use model::{Family, Protocol};
 use nft::conntrack::{self, Conntrack, ConntrackError, Flow, Stale};
@@ -17,6 +18,7 @@ const TRANSLATED: u32 = 32;
 pub(crate) struct Sockets {
     nft: Netlink,
     conntrack: Conntrack,
+    link: link::kernel::Netlink,
     table: Name,
 }
 
@@ -26,6 +28,7 @@ impl Sockets {
         let mut sockets = Self {
             nft: Netlink::open()?,
             conntrack: Conntrack::open()?,
+            link: link::kernel::Netlink::open()?,
             table: Name::new(service::TABLE)?,
         };
         sockets.list()?;
@@ -78,26 +81,64 @@ impl Sockets {
 
     pub(crate) fn delete_stale(&mut self, stale: &[StaleFlow]) -> Result<usize, ConntrackError> {
         let mut deleted = 0;
+        let mut local = None;
         for one in stale {
-            let address = match one.frontend {
-                Frontend::Address { address, .. } => Some(address),
-                Frontend::NodePort { .. } => None,
-            };
-            let frontend = conntrack::Frontend {
+            let mut frontend = conntrack::Frontend {
                 protocol: one.frontend.protocol().number(),
-                address,
+                address: None,
                 port: one.frontend.port(),
             };
             let which = one.endpoint.map_or(Stale::All, Stale::To);
-            deleted += self.conntrack.delete_stale(frontend, which)?;
+            match one.frontend {
+                Frontend::Address { address, .. } => {
+                    frontend.address = Some(address);
+                    deleted += self.conntrack.delete_stale(frontend, which)?;
+                }
+                // A port alone is everybody's: pods talk to that port of other machines, too.
+                Frontend::NodePort { family, .. } => {
+                    let local = local.get_or_insert_with(|| self.local_addresses());
+                    let mut flows = self.conntrack.of_frontend(frontend)?;
+                    flows.retain(|flow| {
+                        let dialled = flow.original.destination;
+                        Family::of(dialled) == family
+                            && local.contains(dialled)
+                            && which.covers(flow)
+                    });
+                    deleted += self.conntrack.delete(&flows)?;
+                }
+            }
         }
         Ok(deleted)
+    }
+
+    /// The addresses of this node. None when the kernel does not say: then no flow counts as one to a node port.
+    pub(crate) fn local_addresses(&mut self) -> LocalAddresses {
+        let listed = self.link.addresses(None);
+        let addresses = listed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "this node's addresses are not known; flows to node ports are left alone");
+            Vec::new()
+        });
+        LocalAddresses(addresses.iter().map(|address| address.network.addr()).collect())
+    }
+}
+
+/// The addresses of this node.
+#[derive(Debug, Default)]
+pub(crate) struct LocalAddresses(HashSet<IpAddr>);
+
+impl LocalAddresses {
+    fn contains(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.0.contains(&address)
     }
 }
 
 /// The connections that were translated to an endpoint their frontend no longer has, and those to a frontend that came
 /// before it could translate.
-pub(super) fn stale_flows(flows: Vec<Flow>, planner: &Planner) -> Vec<Flow> {
+pub(super) fn stale_flows(
+    flows: Vec<Flow>,
+    local: &LocalAddresses,
+    planner: &Planner,
+) -> Vec<Flow> {
     let is_stale = |flow: &Flow| {
         let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return false };
         let (address, port) = (flow.original.destination, flow.original.destination_port);
@@ -106,8 +147,7 @@ pub(super) fn stale_flows(flows: Vec<Flow>, planner: &Planner) -> Vec<Flow> {
         let translated = flow.status & TRANSLATED != 0;
         let endpoints = match planner.endpoints_of(&by_address) {
             Some(endpoints) => endpoints,
-            // Without a translation nothing says that the address was this node's.
-            None if translated => match planner.endpoints_of(&by_port) {
+            None if local.contains(address) => match planner.endpoints_of(&by_port) {
                 Some(endpoints) => endpoints,
                 None => return false,
             },
