@@ -1,123 +1,35 @@
 //! One agent, a real API server in the same process, a real kernel in a namespace of its own.
-#![allow(clippy::print_stdout, reason = "measured times belong to the test's output")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
 
-use std::collections::HashMap;
+mod world;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agent::{Access, AgentConfig, ServiceSettings, Without};
-use apiserver::auth::User;
-use apiserver::server::{Config, Handle, Server};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use apiserver::auth::Authority;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use link::Namespace;
-use nft::kernel::Netlink;
-use nft::{Family, Kernel as _, Name, Table};
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use serde_json::json;
 
-const HEALTH: &str = "127.0.0.1:10256";
-const TOKEN: &str = "secret-of-this-test";
-
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("a test object")
-}
-
-/// The API and where an agent finds it.
-fn api(dir: &Path) -> (Handle, PathBuf) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    listener.set_nonblocking(true).expect("non-blocking");
-    let mut config = Config::in_memory().expect("an authority");
-    config.listeners.push(listener);
-    let user = User::new("agent", &["system:masters"]);
-    config.tokens = HashMap::from([(TOKEN.to_owned(), user)]);
-    let authority = BASE64_STANDARD.encode(config.authority.certificate_pem());
-    let server = Server::start(config).expect("the server");
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "t",
-        "clusters": [{"name": "t", "cluster": {"server": format!("https://{address}"), "certificate-authority-data": authority}}],
-        "users": [{"name": "t", "user": {"token": TOKEN}}],
-        "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-    });
-    let path = dir.join("kubeconfig");
-    std::fs::write(&path, kubeconfig.to_string()).expect("a kubeconfig");
-    (server, path)
-}
-
-fn start(dir: &Path, kubeconfig: &Path) -> JoinHandle<()> {
-    let config = AgentConfig {
-        node_name: "node-1".into(),
-        access: Access { kubeconfig: Some(kubeconfig.into()), ..Access::default() },
-        run_dir: dir.join("run"),
-        state_dir: dir.join("state"),
-        cni_conf_dir: dir.join("cni"),
-        health_addr: HEALTH.parse::<SocketAddr>().expect("an address"),
-        metrics_addr: None,
-        without: Without::default(),
-        services: ServiceSettings::default(),
-    };
-    tokio::task::spawn_local(async move {
-        if let Err(error) = agent::run(config).await {
-            panic!("the agent ended: {error:#}");
-        }
-    })
-}
+use world::{HEALTH, NODE, api_at, config, eventually, has, in_namespace, metric, read, start};
 
 async fn get(path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(HEALTH).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.ok()?;
-    Some(text)
-}
-
-/// A number of `/metrics`; 0 when it is not there.
-async fn metric(name: &str) -> f64 {
-    let text = get("/metrics").await.unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with(name));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
-}
-
-fn table() -> Option<Table> {
-    let mut kernel = Netlink::open().expect("nf_tables");
-    kernel.list(Family::Inet, &Name::new("fairway").expect("a name")).expect("a listing")
-}
-
-/// Whether the kernel's table has this text in it.
-fn has(text: &str) -> bool {
-    table().is_some_and(|table| table.to_string().contains(text))
-}
-
-async fn eventually(
-    what: &str,
-    within: Duration,
-    mut holds: impl AsyncFnMut() -> bool,
-) -> Duration {
-    let start = Instant::now();
-    while !holds().await {
-        assert!(
-            start.elapsed() < within,
-            "{what} did not happen within {within:?}\n{:?}",
-            get("/readyz").await
-        );
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    start.elapsed()
+    world::get(HEALTH, path).await
 }
 
 async fn story(dir: &Path) {
     let second = Duration::from_secs(1);
-    let (_server, kubeconfig) = api(dir);
+    let address: SocketAddr = format!("{NODE}:6443").parse().expect("an address");
+    let (_server, kubeconfig) = api_at(dir, address, Authority::generate().expect("keys"));
     let client: Client = cluster::connect(Some(&kubeconfig)).await.expect("a client");
     let create = PostParams::default();
     let nodes: Api<Node> = Api::all(client.clone());
@@ -136,7 +48,7 @@ async fn story(dir: &Path) {
             .expect("a status");
     }
 
-    let agent = start(dir, &kubeconfig);
+    let agent = start(config(dir, &kubeconfig));
     eventually("ready", 10 * second, async || {
         get("/readyz").await.is_some_and(|text| text.contains("200 OK"))
     })
@@ -185,7 +97,7 @@ async fn story(dir: &Path) {
     agent.abort();
     agent.await.ok();
     assert!(has(": 10.244.2.9 . 8080"), "the data path stays");
-    let agent = start(dir, &kubeconfig);
+    let agent = start(config(dir, &kubeconfig));
     eventually("ready again", 10 * second, async || {
         get("/readyz").await.is_some_and(|text| text.contains("200 OK"))
     })
@@ -199,7 +111,7 @@ async fn story(dir: &Path) {
     agent.abort();
     agent.await.ok();
     services.delete("web", &DeleteParams::default()).await.expect("deleted");
-    let agent = start(dir, &kubeconfig);
+    let agent = start(config(dir, &kubeconfig));
     eventually("gone", 10 * second, async || !has("10.96.7.7")).await;
     agent.abort();
     agent.await.ok();
@@ -251,33 +163,5 @@ async fn steering(services: &Api<Service>, slices: &Api<EndpointSlice>) {
 
 #[test]
 fn an_agent_keeps_the_kernel_equal_to_the_api() {
-    let name = format!("fwagent-{}", std::process::id());
-    let namespace = match Namespace::create(&name) {
-        Ok(namespace) => namespace,
-        Err(error) => {
-            let required =
-                ["CI", "FAIRWAY_REQUIRE_ALL"].iter().any(|name| std::env::var_os(name).is_some());
-            assert!(!required, "missing: namespaces ({error})");
-            println!("SKIP: namespaces (root is needed): {error}");
-            return;
-        }
-    };
-    let dir = std::env::temp_dir().join(&name);
-    std::fs::create_dir_all(&dir).expect("a directory");
-    let script = "ip link set lo up; ip link add eth0 type veth peer name eth1; ip link set eth1 up; ip link set eth0 up
-        ip addr add 172.30.1.1/16 dev eth0";
-    let outcome = namespace.run(|| {
-        assert!(Command::new("sh").args(["-ec", script]).status().expect("sh").success());
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let local = tokio::task::LocalSet::new();
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            local.block_on(&runtime, story(&dir))
-        }))
-    });
-    Namespace::delete(&name).expect("the namespace is removed");
-    std::fs::remove_dir_all(&dir).expect("the directory is removed");
-    if let Err(panic) = outcome.expect("enter the namespace") {
-        std::panic::resume_unwind(panic);
-    }
+    in_namespace("fwagent", story);
 }

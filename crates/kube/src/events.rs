@@ -1,5 +1,6 @@
 //! Writes reports as Events on the objects they are about, so that `kubectl describe` shows them.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -75,7 +76,8 @@ fn event(report: &Report, node: &str) -> Event {
     let now = Timestamp::try_from(SystemTime::now()).ok().map(Time);
     Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", key.name())),
+            // As client-go names them; a generateName may not end in a dot.
+            name: Some(format!("{}.{:016x}", key.name(), RandomState::new().hash_one(key))),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
@@ -98,5 +100,28 @@ fn event(report: &Report, node: &str) -> Event {
         last_timestamp: now,
         count: Some(1),
         ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{ObjectKey, ObjectRef, Severity};
+
+    use super::*;
+
+    #[test]
+    fn an_event_has_a_name_of_its_own_that_the_api_takes() {
+        let object = ObjectRef { kind: Kind::Service, key: ObjectKey::new("d", "web"), uid: None };
+        let report = Report {
+            object,
+            severity: Severity::Warning,
+            reason: "Test",
+            message: "m".into(),
+            hint: "h".into(),
+        };
+        let name = || event(&report, "node-1").metadata.name.expect("a name");
+        let (first, second) = (name(), name());
+        assert_ne!(first, second);
+        assert!(first.starts_with("web.") && first.len() == 20, "{first}");
     }
 }
