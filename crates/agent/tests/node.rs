@@ -20,7 +20,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use world::{HEALTH, NODE, api_at, config, eventually, has, in_namespace, metric, read, start};
+use world::{
+    HEALTH, NODE, api_at, config, eventually, has, in_namespace, metric, read, start, table,
+};
 
 async fn get(path: &str) -> Option<String> {
     world::get(HEALTH, path).await
