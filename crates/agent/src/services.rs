@@ -322,7 +322,9 @@ impl ServicesLoop {
         self.metrics.revision_applied.set(revision as i64);
         tracing::debug!(operations, stale = stale.len(), "updated");
         if !stale.is_empty() {
-            let outcome = self.kernel.call(move |sockets| sockets.delete_stale(&stale)).await?;
+            let insiders = self.planner.insiders();
+            let delete = move |sockets: &mut Sockets| sockets.delete_stale(&stale, &insiders);
+            let outcome = self.kernel.call(delete).await?;
             self.count_deleted(outcome);
         }
         Ok(Ok(operations))

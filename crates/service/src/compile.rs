@@ -283,10 +283,8 @@ impl PlannedPort {
     /// What each of its frontends shows.
     pub(crate) fn all_shown(&self) -> impl Iterator<Item = (Frontend, Backends<'_>)> {
         self.frontends.iter().map(|(frontend, exposure)| {
-            let list = |side| {
-                self.policy_of(*exposure, side).map(|policy| self.list(policy)).unwrap_or_default()
-            };
-            let (inside, outside) = (list(Side::Inside), list(Side::Outside));
+            let list = |side| self.policy_of(*exposure, side).map(|policy| self.list(policy));
+            let (inside, outside) = (list(Side::Inside).unwrap_or_default(), list(Side::Outside));
             (*frontend, Backends { inside, outside, idle: &self.idle })
         })
     }

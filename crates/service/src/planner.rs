@@ -13,9 +13,9 @@ use model::{Change, NodeFacts, NodeName, Report, ServiceKey, Snapshot};
 use crate::claims::Claims;
 use crate::compile::{self, Context, Planned, PlannedPort, Prior};
 use crate::element::{Elements, Specs, Value, lower};
-use crate::program::{self, CountChain};
+use crate::program::{self, CountChain, SetId};
 use crate::stale::{self, Backends, Slots};
-use crate::{Config, Frontend, HealthCheck, Side, StaleFlow};
+use crate::{Config, Frontend, HealthCheck, Insiders, LocalTraffic, Side, StaleFlow};
 
 use loads::Steered;
 use ranges::Ranges;
@@ -280,6 +280,22 @@ impl Planner {
             let mut all = planned.ports.iter().flat_map(PlannedPort::all_shown);
             all.find_map(|(own, backends)| (own == *frontend).then_some(backends))
         })
+    }
+
+    /// Who stands inside: whose connections a [`StaleFlow`] of one side means.
+    #[must_use]
+    pub fn insiders(&self) -> Insiders {
+        let by_node = self.config.local_traffic == LocalTraffic::NodeCidrs;
+        let is_pods = |set: &SetId| match set {
+            SetId::PodCidrs(_) => !by_node,
+            SetId::NodePodCidrs(_) => by_node,
+            _ => false,
+        };
+        let pods = self.ranges.iter().filter(|((set, _), _)| is_pods(set));
+        Insiders {
+            pods: pods.map(|((_, first), last)| (*first, *last)).collect(),
+            node: self.facts.iter().flat_map(|facts| facts.internal_ips.iter().copied()).collect(),
+        }
     }
 
     /// The Services whose load balancers check this node, by name.

@@ -1,9 +1,12 @@
 //! Which tracked connections no longer lead where they should.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::Frontend;
+use crate::{Frontend, Side};
+
+#[cfg(test)]
+mod tests;
 
 /// Connections to delete from connection tracking once the transaction is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -12,6 +15,35 @@ pub struct StaleFlow {
     pub frontend: Frontend,
     /// The endpoint they lead to; `None` for all connections of the frontend.
     pub endpoint: Option<SocketAddr>,
+    /// Whose: with a `Local` policy an endpoint may be gone for one side and go on for the other. `None` for everybody's.
+    pub clients: Option<Side>,
+}
+
+impl StaleFlow {
+    /// Whether it means the connections of a client with this address.
+    #[must_use]
+    pub fn concerns(&self, client: IpAddr, insiders: &Insiders) -> bool {
+        self.clients.is_none_or(|side| insiders.side_of(client) == side)
+    }
+}
+
+/// Who stands inside, as far as an address can tell: where pods are recognised by links, their CIDRs have to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Insiders {
+    /// First and last addresses of pods.
+    pub(crate) pods: Vec<(IpAddr, IpAddr)>,
+    /// This node's internal addresses.
+    pub(crate) node: Vec<IpAddr>,
+}
+
+impl Insiders {
+    /// On which side of a frontend a client is.
+    #[must_use]
+    pub fn side_of(&self, client: IpAddr) -> Side {
+        let is_pod = self.pods.iter().any(|(first, last)| (first..=last).contains(&&client));
+        let inside = is_pod || client.is_loopback() || self.node.contains(&client);
+        if inside { Side::Inside } else { Side::Outside }
+    }
 }
 
 /// The endpoints a frontend leads to.
@@ -19,29 +51,37 @@ pub struct StaleFlow {
 pub struct Backends<'a> {
     /// Pods and this node, or everybody where a frontend has one side.
     pub inside: &'a [SocketAddr],
-    /// Everybody else; empty where a frontend has one side.
-    pub outside: &'a [SocketAddr],
+    /// Everybody else; `None` where a frontend has one side.
+    pub outside: Option<&'a [SocketAddr]>,
     /// Those that get no new connections because of their weight, and keep the ones they have.
     pub idle: &'a [SocketAddr],
 }
 
-impl Backends<'_> {
-    /// Whether a connection to `endpoint` may go on.
+impl<'a> Backends<'a> {
+    /// What clients of a side are given.
     #[must_use]
-    pub fn contains(&self, endpoint: &SocketAddr) -> bool {
-        [self.inside, self.outside, self.idle].iter().any(|list| list.contains(endpoint))
+    pub fn of(&self, side: Side) -> &'a [SocketAddr] {
+        match side {
+            Side::Inside => self.inside,
+            Side::Outside => self.outside.unwrap_or(self.inside),
+        }
+    }
+
+    /// Whether a connection of somebody on this side to `endpoint` may go on.
+    #[must_use]
+    pub fn keeps(&self, side: Side, endpoint: &SocketAddr) -> bool {
+        self.of(side).contains(endpoint) || self.idle.contains(endpoint)
     }
 
     /// Whether no side leads anywhere.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inside.is_empty() && self.outside.is_empty()
+        Side::ALL.iter().all(|side| self.of(*side).is_empty())
     }
 
-    /// Every endpoint a connection may lead to, once, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &SocketAddr> {
-        let all = self.inside.iter().chain(self.outside).chain(self.idle);
-        all.collect::<BTreeSet<_>>().into_iter()
+    /// Every endpoint a connection of this side may lead to, once, in order.
+    fn all_of(&self, side: Side) -> BTreeSet<&'a SocketAddr> {
+        self.of(side).iter().chain(self.idle).collect()
     }
 }
 
@@ -52,25 +92,39 @@ pub(crate) type Slots<'a> = BTreeMap<Frontend, Backends<'a>>;
 /// keeps sending would stay with a dead endpoint, or with the frontend's own address when the first packet came before the
 /// first endpoint did.
 pub(crate) fn between(before: &Slots<'_>, after: &Slots<'_>) -> Vec<StaleFlow> {
+    let sticky = |it: &(&Frontend, &Backends<'_>)| it.0.is_sticky_in_conntrack();
     let mut stale = Vec::new();
-    for (frontend, old) in before.iter().filter(|(frontend, _)| frontend.is_sticky_in_conntrack()) {
-        match after.get(frontend) {
-            Some(new) => {
-                let still: BTreeSet<_> = new.iter().collect();
-                stale.extend(
-                    old.iter().filter(|endpoint| !still.contains(endpoint)).map(|endpoint| {
-                        StaleFlow { frontend: *frontend, endpoint: Some(*endpoint) }
-                    }),
-                );
-            }
-            None => stale.push(StaleFlow { frontend: *frontend, endpoint: None }),
+    for (frontend, old) in before.iter().filter(sticky) {
+        let Some(new) = after.get(frontend) else {
+            stale.push(StaleFlow { frontend: *frontend, endpoint: None, clients: None });
+            continue;
+        };
+        let gone = Side::ALL.map(|side| {
+            let (old, new) = (old.all_of(side), new.all_of(side));
+            old.difference(&new).copied().copied().collect::<BTreeSet<SocketAddr>>()
+        });
+        for endpoint in gone[0].union(&gone[1]) {
+            let clients = whose(gone.each_ref().map(|gone| gone.contains(endpoint)));
+            stale.push(StaleFlow { frontend: *frontend, endpoint: Some(*endpoint), clients });
         }
     }
-    for (frontend, new) in after.iter().filter(|(frontend, _)| frontend.is_sticky_in_conntrack()) {
-        let had_none = before.get(frontend).is_none_or(|old| old.is_empty());
-        if had_none && !new.is_empty() {
-            stale.push(StaleFlow { frontend: *frontend, endpoint: None });
+    for (frontend, new) in after.iter().filter(sticky) {
+        let first = Side::ALL.map(|side| {
+            let had_none = before.get(frontend).is_none_or(|old| old.of(side).is_empty());
+            had_none && !new.of(side).is_empty()
+        });
+        if first.contains(&true) {
+            stale.push(StaleFlow { frontend: *frontend, endpoint: None, clients: whose(first) });
         }
     }
     stale
+}
+
+/// One side or both; at least one of them is.
+fn whose(sides: [bool; 2]) -> Option<Side> {
+    match sides {
+        [true, true] => None,
+        [true, false] => Some(Side::Inside),
+        [false, _] => Some(Side::Outside),
+    }
 }

@@ -188,3 +188,35 @@ fn a_udp_client_follows_its_service() {
     world.set(&slices("web", &[5]));
     assert_eq!(ask_udp(&world.client, "10.96.0.10:81", 4444).expect("an answer").0, "pod-5");
 }
+
+#[test]
+fn a_policy_that_becomes_local_moves_udp_clients_outside_and_nobody_else() {
+    let mut world = world_or_skip!();
+    let endpoints = |list: &str| {
+        format!(
+            "---\nkind: EndpointSlice\nmetadata: {{namespace: default, name: web-4, labels: \
+             {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nports: [{{name: udp, port: 8081, \
+             protocol: UDP}}]\nendpoints: [{list}]\n"
+        )
+    };
+    // As far as the cluster knows, pod 6 is on another node.
+    let far = "{addresses: [10.244.1.6], nodeName: node-2}";
+    world.set(&format!("{NODE}{}{}", service("web", ""), endpoints(far)));
+    let to = "172.30.1.1:30081";
+    for from in [&world.client, &world.pods[0]] {
+        assert_eq!(ask_udp(from, to, 4444).expect("an answer").0, "pod-6");
+    }
+    let both = format!("{{addresses: [10.244.1.5], nodeName: node-1}}, {far}");
+    world.set(&format!(
+        "{}{}",
+        service("web", "  externalTrafficPolicy: Local").trim_start_matches("---\n"),
+        endpoints(&both)
+    ));
+    let (who, seen) = ask_udp(&world.client, to, 4444).expect("an answer");
+    assert_eq!((who.as_str(), seen.as_str()), ("pod-5", "172.30.0.2"), "the node's own, unhidden");
+    assert_eq!(
+        ask_udp(&world.pods[0], to, 4444).expect("an answer").0,
+        "pod-6",
+        "a pod's connection goes on"
+    );
+}

@@ -8,7 +8,7 @@ use model::{Family, Protocol};
 use nft::conntrack::{self, Conntrack, ConntrackError, Flow, Stale};
 use nft::kernel::{Netlink, Watch};
 use nft::{CommitError, Committed, Kernel as _, ListError, Name, Table, Transaction};
-use service::{Frontend, Planner, StaleFlow};
+use service::{Frontend, Insiders, Planner, StaleFlow};
 
 /// IPS_DST_NAT: the connection was translated.
 const TRANSLATED: u32 = 32;
@@ -79,7 +79,11 @@ impl Sockets {
         self.conntrack.delete(flows)
     }
 
-    pub(crate) fn delete_stale(&mut self, stale: &[StaleFlow]) -> Result<usize, ConntrackError> {
+    pub(crate) fn delete_stale(
+        &mut self,
+        stale: &[StaleFlow],
+        insiders: &Insiders,
+    ) -> Result<usize, ConntrackError> {
         let mut deleted = 0;
         let mut local = None;
         for one in stale {
@@ -88,25 +92,21 @@ impl Sockets {
                 address: None,
                 port: one.frontend.port(),
             };
-            let which = one.endpoint.map_or(Stale::All, Stale::To);
-            match one.frontend {
-                Frontend::Address { address, .. } => {
-                    frontend.address = Some(address);
-                    deleted += self.conntrack.delete_stale(frontend, which)?;
-                }
-                // A port alone is everybody's: pods talk to that port of other machines, too.
-                Frontend::NodePort { family, .. } => {
-                    let local = local.get_or_insert_with(|| self.local_addresses());
-                    let mut flows = self.conntrack.of_frontend(frontend)?;
-                    flows.retain(|flow| {
-                        let dialled = flow.original.destination;
-                        Family::of(dialled) == family
-                            && local.contains(dialled)
-                            && which.covers(flow)
-                    });
-                    deleted += self.conntrack.delete(&flows)?;
-                }
+            if let Frontend::Address { address, .. } = one.frontend {
+                frontend.address = Some(address);
             }
+            let which = one.endpoint.map_or(Stale::All, Stale::To);
+            let mut flows = self.conntrack.of_frontend(frontend)?;
+            flows.retain(|flow| which.covers(flow) && one.concerns(flow.original.source, insiders));
+            // A port alone is everybody's: pods talk to that port of other machines, too.
+            if let Frontend::NodePort { family, .. } = one.frontend {
+                let local = local.get_or_insert_with(|| self.local_addresses());
+                flows.retain(|flow| {
+                    let dialled = flow.original.destination;
+                    Family::of(dialled) == family && local.contains(dialled)
+                });
+            }
+            deleted += self.conntrack.delete(&flows)?;
         }
         Ok(deleted)
     }
@@ -139,6 +139,7 @@ pub(super) fn stale_flows(
     local: &LocalAddresses,
     planner: &Planner,
 ) -> Vec<Flow> {
+    let insiders = planner.insiders();
     let is_stale = |flow: &Flow| {
         let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return false };
         let (address, port) = (flow.original.destination, flow.original.destination_port);
@@ -154,7 +155,8 @@ pub(super) fn stale_flows(
             None => return false,
         };
         let reply = SocketAddr::new(flow.reply.source, flow.reply.source_port);
-        if translated { !endpoints.contains(&reply) } else { !endpoints.is_empty() }
+        let side = insiders.side_of(flow.original.source);
+        if translated { !endpoints.keeps(side, &reply) } else { !endpoints.of(side).is_empty() }
     };
     flows.into_iter().filter(is_stale).collect()
 }

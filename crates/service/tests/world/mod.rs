@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use link::Namespace;
 use model::{NodeName, SnapshotWriter};
-use nft::conntrack::{self, Conntrack, Stale};
+use nft::conntrack::{self, Conntrack};
 use nft::kernel::Netlink;
 use nft::{Double, Family, HookPoint, Kernel as _, Name, Op, Packet, Table, Transaction};
 use service::{Config, Frontend, Loads, Planner, TABLE};
@@ -122,23 +122,26 @@ impl World {
         let name = Name::new(TABLE).expect("a name");
         let doubled = self.double.list(Family::Inet, &name).expect("a listing").expect("the table");
         assert_eq!(without_clients(listed).to_string(), without_clients(doubled).to_string());
-        self.node
-            .run(|| {
-                let mut conntrack = Conntrack::open().expect("conntrack");
-                for one in &stale {
-                    let address = match one.frontend {
-                        Frontend::Address { address, .. } => Some(address),
-                        Frontend::NodePort { .. } => None,
-                    };
-                    let protocol = one.frontend.protocol().number();
-                    let frontend =
-                        conntrack::Frontend { protocol, address, port: one.frontend.port() };
-                    conntrack
-                        .delete_stale(frontend, one.endpoint.map_or(Stale::All, Stale::To))
-                        .expect("delete");
-                }
-            })
-            .expect("enter the node");
+        let insiders = self.planner.as_ref().expect("planned").insiders();
+        let delete = || {
+            let mut conntrack = Conntrack::open().expect("conntrack");
+            for one in &stale {
+                let address = match one.frontend {
+                    Frontend::Address { address, .. } => Some(address),
+                    Frontend::NodePort { .. } => None,
+                };
+                let protocol = one.frontend.protocol().number();
+                let frontend = conntrack::Frontend { protocol, address, port: one.frontend.port() };
+                let mut flows = conntrack.of_frontend(frontend).expect("a listing");
+                flows.retain(|flow| {
+                    let leads_to = SocketAddr::new(flow.reply.source, flow.reply.source_port);
+                    one.endpoint.is_none_or(|endpoint| endpoint == leads_to)
+                        && one.concerns(flow.original.source, &insiders)
+                });
+                conntrack.delete(&flows).expect("delete");
+            }
+        };
+        self.node.run(delete).expect("enter the node");
     }
 }
 
