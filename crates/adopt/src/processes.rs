@@ -50,8 +50,12 @@ pub fn here() -> Vec<Process> {
 /// The agents of Fairway here.
 #[must_use]
 pub fn agents() -> Vec<Process> {
+    let own = fs::read_link("/proc/self/exe").ok();
     let is_agent = |process: &Process| {
-        process.program() == "fairway" && process.arguments.get(1).is_some_and(|it| it == "agent")
+        // By name, or by being this program under another one.
+        let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).ok();
+        (process.program() == "fairway" || (own.is_some() && exe == own))
+            && process.arguments.get(1).is_some_and(|it| it == "agent")
     };
     here().into_iter().filter(is_agent).collect()
 }

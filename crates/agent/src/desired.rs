@@ -6,7 +6,9 @@ use link::AddressScope;
 use link::kernel::{Netlink, NetlinkError};
 use model::{NodeName, Report, Snapshot};
 use nft::Table;
-use service::{Config, Planner};
+use service::Planner;
+
+use crate::{ServiceSettings, Without, services};
 
 /// The table of one node.
 #[derive(Debug)]
@@ -17,19 +19,29 @@ pub struct Desired {
     pub reports: Vec<Report>,
 }
 
-/// The table `node` should have, slots as `listed` has them. Reads the addresses of this network namespace.
+/// The table `node` should have, served as `settings` say, slots as `listed` has them. Reads the addresses of this network
+/// namespace.
 ///
 /// # Errors
 /// When the addresses cannot be read.
-pub fn desired(node: &str, snapshot: &Snapshot, listed: Option<&Table>) -> anyhow::Result<Desired> {
+pub fn desired(
+    node: &str,
+    settings: &ServiceSettings,
+    without: Without,
+    snapshot: &Snapshot,
+    listed: Option<&Table>,
+) -> anyhow::Result<Desired> {
     let name = NodeName::new(node);
-    let host = host_facts(&mut Netlink::open()?, name.clone())?;
+    let services = Planner::new(name.clone(), services::plan(settings)).full(snapshot, listed);
+    if without.fabric {
+        return Ok(Desired { table: services.table, reports: services.reports });
+    }
+    let host = host_facts(&mut Netlink::open()?, name)?;
     let nodes: Vec<_> = snapshot.nodes().cloned().collect();
     let (plan, mut reports) = fabric::compile(&nodes, &host);
     let nat = fabric::nat_table(&plan)?;
-    let services = Planner::new(name, Config::default()).full(snapshot, listed);
     reports.extend(services.reports);
-    Ok(Desired { table: crate::services::merge::tables(services.table, Some(&nat)), reports })
+    Ok(Desired { table: services::merge::tables(services.table, Some(&nat)), reports })
 }
 
 /// What this node knows of itself: its own addresses, loopback and link-local ones left out.

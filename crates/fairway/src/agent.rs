@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use agent::kube_proxy::{self, KubeProxyConfiguration, Verdict};
 use agent::{Access, AgentConfig, ServiceSettings, Without};
 use anyhow::Context as _;
+use clap::Parser as _;
 
-use crate::arguments::{AgentOptions, Part};
+use crate::arguments::{AgentOptions, Arguments, Command, Part};
 use crate::small_runtime;
 
 const HEALTH: SocketAddr =
@@ -26,6 +27,17 @@ pub(crate) fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
     let config = config(options, file.as_ref())?;
     small_runtime()?.block_on(agent::run(config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How an agent that runs was started, from its arguments.
+pub(crate) fn as_started(arguments: &[String]) -> anyhow::Result<AgentConfig> {
+    match Arguments::try_parse_from(arguments)?.command {
+        Command::Agent(options) => {
+            let file = options.config.as_deref().map(read).transpose()?;
+            config(*options, file.as_ref())
+        }
+        _ => anyhow::bail!("it is no agent"),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<KubeProxyConfiguration> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lab::layout::Layout;
 use link::Namespace;
+use observe::diff::How;
 use observe::facts::{self, Facts};
 use observe::kernel::{self, Actual, Detail};
 use observe::service::{self, ServiceView};
@@ -61,10 +62,9 @@ pub(crate) fn diff(options: &DiffOptions) -> anyhow::Result<ExitCode> {
         } else {
             facts::from_files(&options.from)?
         };
-        let node = node_name(&options.place);
         let difference = at(&options.place, || {
             let listed = kernel::table()?;
-            diff::compare(&node, &facts, listed.as_ref())
+            diff::compare(&how(&options.place), &facts, listed.as_ref())
         })?;
         for report in &difference.reports {
             note(&report.to_string());
@@ -110,13 +110,11 @@ fn look(place: &WhichNode, detail: Detail) -> anyhow::Result<Seen> {
             None
         }
     };
-    let node = node_name(place);
     let (actual, desired): (Actual, _) = at(place, || {
         let actual = kernel::read(detail)?;
-        let desired = facts
-            .as_ref()
-            .map(|facts| agent::desired(&node, facts.snapshot(), actual.table.as_ref()))
-            .transpose()?;
+        let how = how(place);
+        let desired =
+            facts.as_ref().map(|facts| how.desired(facts, actual.table.as_ref())).transpose()?;
         Ok((actual, desired.map(|desired| desired.table)))
     })?;
     actual.notes.iter().for_each(|text| note(text));
@@ -203,9 +201,31 @@ fn kubeconfig(place: &WhichNode) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-fn node_name(place: &WhichNode) -> String {
+/// How the agent of this network namespace serves, as it was started; without one, as an agent without options would.
+fn how(place: &WhichNode) -> How {
     let given = place.node.clone().or_else(|| place.node_name.clone());
-    given.unwrap_or_else(host_name)
+    let running = adopt::processes::agents().first().and_then(|process| {
+        let read = crate::agent::as_started(&process.arguments);
+        if let Err(error) = &read {
+            note(&format!(
+                "how the agent ({}) was started cannot be told: {error:#}",
+                process.words()
+            ));
+        }
+        read.ok()
+    });
+    match running {
+        Some(agent) => How {
+            node: given.unwrap_or(agent.node_name),
+            settings: agent.services,
+            without: agent.without,
+        },
+        None => How {
+            node: given.unwrap_or_else(host_name),
+            settings: agent::ServiceSettings::default(),
+            without: agent::Without::default(),
+        },
+    }
 }
 
 /// The name a kubelet registers unless it is told another one.

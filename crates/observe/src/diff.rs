@@ -2,10 +2,32 @@
 
 use std::fmt::Write as _;
 
+use agent::{Desired, ServiceSettings, Without};
 use model::Report;
 use nft::{Op, Table, Transaction};
 
 use crate::facts::Facts;
+
+/// How a node's agent serves.
+#[derive(Clone, Debug)]
+pub struct How {
+    /// The node's name.
+    pub node: String,
+    /// How Services are served.
+    pub settings: ServiceSettings,
+    /// What is left to others.
+    pub without: Without,
+}
+
+impl How {
+    /// What the agent would make of `facts`.
+    ///
+    /// # Errors
+    /// When this network namespace's addresses cannot be read.
+    pub fn desired(&self, facts: &Facts, listed: Option<&Table>) -> anyhow::Result<Desired> {
+        agent::desired(&self.node, &self.settings, self.without, facts.snapshot(), listed)
+    }
+}
 
 /// What differs.
 #[derive(Debug)]
@@ -16,13 +38,13 @@ pub struct Difference {
     pub reports: Vec<Report>,
 }
 
-/// Compares the table as listed with what the agent of `node` would make of `facts`. Reads this network namespace's
+/// Compares the table as listed with what the agent would make of `facts`. Reads this network namespace's
 /// addresses for the part of the fabric.
 ///
 /// # Errors
 /// When the addresses cannot be read.
-pub fn compare(node: &str, facts: &Facts, listed: Option<&Table>) -> anyhow::Result<Difference> {
-    let desired = agent::desired(node, facts.snapshot(), listed)?;
+pub fn compare(how: &How, facts: &Facts, listed: Option<&Table>) -> anyhow::Result<Difference> {
+    let desired = how.desired(facts, listed)?;
     let transaction = nft::diff(&desired.table, listed);
     let mut reports = facts.reports.clone();
     reports.extend(desired.reports);

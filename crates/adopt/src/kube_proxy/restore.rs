@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use model::{Family, Protocol};
 use service::Frontend;
@@ -124,8 +123,10 @@ fn frontend(rule: &str, family: Family) -> Option<Frontend> {
     let port: u16 = value("--dport")?.parse().ok()?;
     match address {
         Some(address) => {
-            let address: IpAddr = address.split('/').next()?.parse().ok()?;
-            Some(Frontend::Address { address, protocol, port })
+            // A range is no frontend: node ports on 127.0.0.0/8, which Fairway serves only where it is told to.
+            let range: ipnet::IpNet = address.parse().ok()?;
+            let is_one = range.prefix_len() == range.max_prefix_len();
+            is_one.then(|| Frontend::Address { address: range.addr(), protocol, port })
         }
         // Only this chain matches ports of this node; others match what comes from or goes to endpoints.
         None if chain == "KUBE-NODEPORTS" => Some(Frontend::NodePort { family, protocol, port }),
@@ -155,6 +156,7 @@ COMMIT
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 -A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
 -A KUBE-NODEPORTS -p tcp -m comment --comment "shop/web -d 1.2.3.4" -m tcp --dport 30080 -j KUBE-EXT-A
+-A KUBE-NODEPORTS -d 127.0.0.0/8 -p tcp -m comment --comment "shop/web" -m tcp --dport 30080 -m nfacct --nfacct-name localhost_nps_accepted_pkts -j KUBE-EXT-A
 -A KUBE-SEP-B -p tcp -m tcp -j DNAT --to-destination 10.244.0.2:8080
 -A KUBE-SERVICES -d 10.96.0.7/32 -p tcp -m comment --comment "shop/web cluster IP" -m tcp --dport 80 -j KUBE-SVC-A
 -A KUBE-SERVICES -m comment --comment "node ports" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS

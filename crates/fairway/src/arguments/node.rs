@@ -86,7 +86,8 @@ already, beside kube-proxy: give it another port, `fairway agent --health-addr 1
   3. removes kube-proxy's rules.
 
 Open connections go on: they follow connection tracking, not the rules. Clients with session affinity keep their
-open connections; their next one may choose another endpoint.
+open connections; their next one may choose another endpoint. kube-proxy in iptables mode answers node ports on
+127.0.0.1; Fairway does where its configuration says so (iptables.localhostNodePorts in `fairway agent --config`).
 
 --undo goes back: kube-proxy comes back (or you start it), its rules serve everything, the agent stops, Fairway's
 Service rules go. Both may be run again after a failure; every step looks first.

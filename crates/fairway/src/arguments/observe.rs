@@ -114,7 +114,8 @@ pub(crate) struct WhichNode {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints the operations the agent would send to nf_tables, in nft's words: `+` would come, `-` would go. Right
-after a change the agent may not have sent it yet: look twice.
+after a change the agent may not have sent it yet: look twice. What is wanted depends on how the agent was
+started: the options of the one that runs here are used (its --config and --without too).
 
 With --from the manifests stand for the API: Services, EndpointSlices, Nodes and ServiceCIDRs in YAML or JSON.
 

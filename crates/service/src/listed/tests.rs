@@ -93,3 +93,61 @@ fn a_foreign_table_has_nothing_to_say() {
     let name = nft::Name::new("other").unwrap();
     assert_eq!(print(&Table::new(nft::Family::Inet, name)), "");
 }
+
+/// The same with annotations and endpoints on named nodes.
+fn read_back_of(service: serde_json::Value, endpoints: &[(&str, &str)]) -> String {
+    let mut writer = SnapshotWriter::default();
+    let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(service).unwrap();
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(address, node)| serde_json::json!({"addresses": [address], "nodeName": node}))
+        .collect();
+    let slice = serde_json::json!({
+        "metadata": {"name": "web-1", "namespace": "d", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "", "port": 8080}], "endpoints": endpoints,
+    });
+    let slice: k8s_openapi::api::discovery::v1::EndpointSlice =
+        serde_json::from_value(slice).unwrap();
+    let service = model::Parsed::<model::Service>::try_from(&service).unwrap().value;
+    let slice = model::Parsed::<model::EndpointSlice>::try_from(&slice).unwrap().value;
+    writer.apply(model::Event::Service(model::Update::Applied(service)));
+    writer.apply(model::Event::Slice(model::Update::Applied(slice)));
+    let mut planner = Planner::new(NodeName::new("node-1"), Config::default());
+    print(&planner.full(writer.snapshot(), None).table)
+}
+
+#[test]
+fn a_frontend_with_two_sides_has_two_lists() {
+    let more = serde_json::json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+        "externalIPs": ["192.0.2.7"], "ports": [{"port": 80}]});
+    let text =
+        read_back_of(service(more.clone()), &[("10.244.0.2", "node-1"), ("10.244.1.2", "node-2")]);
+    let of_address: Vec<&str> = text.lines().filter(|line| line.starts_with("192.0.2.7")).collect();
+    println!("{text}");
+    let outside = of_address.last().unwrap();
+    assert!(outside.contains(" [] ") && outside.ends_with("Never 10.244.0.2:8080"), "{text}");
+    let inside = of_address.first().unwrap();
+    assert!(
+        inside.contains("pod-cidrs4") && inside.ends_with("10.244.0.2:8080,10.244.1.2:8080"),
+        "{text}"
+    );
+
+    // No endpoint of this node: outsiders hear nothing.
+    let text = read_back_of(service(more), &[("10.244.1.2", "node-2")]);
+    assert!(text.contains("192.0.2.7:80/TCP Dropped"), "{text}");
+}
+
+#[test]
+fn every_way_to_choose_is_read_back() {
+    let of = |balance: &str, weights: &str| {
+        let mut service = service(serde_json::json!({}));
+        service["metadata"]["annotations"] =
+            serde_json::json!({"fairway.dev/balance": balance, "fairway.dev/weights": weights});
+        read_back_of(service, &[("10.244.0.2", "node-1"), ("10.244.1.2", "node-2")])
+    };
+    assert!(of("round-robin", "").contains(" RoundRobin "), "{}", of("round-robin", ""));
+    assert!(of("source-hash", "").contains(" SourceHash "), "{}", of("source-hash", ""));
+    let maglev = of("maglev", "");
+    assert!(maglev.contains("Hash "), "{maglev}");
+    assert!(maglev.matches(":8080").count() > 50, "{maglev}");
+}
