@@ -10,8 +10,8 @@ mod program;
 use std::net::IpAddr;
 
 use nft::{
-    Data, Double, Element, EvaluateError, Family, Fate, HookPoint, Kernel, Opaque, Packed, Packet,
-    RejectWith, Rule, Selector, Statement, diff, evaluate,
+    Data, Double, Element, EvaluateError, Family, Fate, HookPoint, Kernel, NatTarget, Opaque,
+    Packed, Packet, RejectWith, Rule, Selector, Statement, diff, evaluate,
 };
 use program::{everything, frontend, name};
 
@@ -118,6 +118,34 @@ fn ipv6_goes_through_its_own_maps() {
     let packet = Packet::new(17, (ip("fd00:10:244::9"), 1), (ip("fd00:10:96::1"), 53));
     let outcome = evaluate(&table, HookPoint::Prerouting, &packet, &mut |_| 0).unwrap();
     assert_eq!(outcome.translation.unwrap().address, ip("fd00:10:244::1:7"));
+}
+
+#[test]
+fn a_hash_is_the_kernels_and_nobody_is_asked_for_it() {
+    let mut table = everything();
+    let chain = table.chains.get_mut("maglev-251").unwrap();
+    let Statement::Nat { to: NatTarget::Map { key, .. }, .. } =
+        chain.rules[0].statements.last_mut().unwrap()
+    else {
+        panic!("a translation");
+    };
+    let Some(Selector::Jhash { modulus, .. }) = key.last_mut() else { panic!("a hash") };
+    *modulus = 5;
+    let goes = nft::Verdict::Goto(name("maglev-251"));
+    let elements = &mut table.sets.get_mut("frontend4").unwrap().elements;
+    elements.remove(&frontend(3, 80));
+    elements.insert(&Element::verdict(frontend(3, 80), goes)).unwrap();
+    let mut seen = [0; 5];
+    for port in 40_000..40_100_u16 {
+        let packet = Packet::new(6, (ip("10.244.9.9"), port), (ip("10.96.0.3"), 80));
+        let outcome = evaluate(&table, HookPoint::Prerouting, &packet, &mut |_| panic!("asked"));
+        let IpAddr::V4(to) = outcome.unwrap().translation.unwrap().address else { panic!("IPv4") };
+        let port = port.to_be_bytes();
+        let hash = nft::jhash(&[10, 244, 9, 9, port[0], port[1], 0, 0], 1);
+        assert_eq!(u32::from(to.octets()[3]), nft::jhash_scale(hash, 5));
+        seen[usize::from(to.octets()[3])] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 5), "{seen:?}");
 }
 
 #[test]

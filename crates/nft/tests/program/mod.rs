@@ -197,6 +197,11 @@ fn translations(table: &mut Table) {
         Chain::new(name("maglev-251"))
             .rule([Statement::any_transport(), slot4(and(key4(), jhash(Selector::IpSaddr, 251)))]),
     );
+    let turn = Selector::NumgenInc { modulus: 5, offset: 0 };
+    table.insert_chain(
+        Chain::new(name("turns-10.96.0.3-tcp-80-5"))
+            .rule([Statement::any_transport(), slot4(and(key4(), turn))]),
+    );
     table.insert_chain(Chain::new(name("random6-5")).rule([
         Statement::any_transport(),
         Statement::dnat(IpFamily::V6, and(key6(), numgen(5)), name("slot6")),
