@@ -254,7 +254,7 @@ impl ServicesLoop {
         self.followers.full(self.writer.snapshot(), &change);
         self.publish();
         self.publish_nodes();
-        if first {
+        if first && self.nat.borrow().is_none() {
             // The fabric's part is needed for a first commit without a gap, and never late: it has no outside to wait for.
             drop(tokio::time::timeout(Duration::from_secs(2), self.nat.changed()).await);
         }
