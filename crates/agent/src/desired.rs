@@ -32,7 +32,7 @@ pub fn desired(
     listed: Option<&Table>,
 ) -> anyhow::Result<Desired> {
     let name = NodeName::new(node);
-    let services = Planner::new(name.clone(), services::plan(settings)).full(snapshot, listed);
+    let services = Planner::new(name.clone(), settings.plan.clone()).full(snapshot, listed);
     if without.fabric {
         return Ok(Desired { table: services.table, reports: services.reports });
     }
