@@ -26,6 +26,11 @@ impl Planned {
         Self(planner.full(writer.snapshot(), None).table)
     }
 
+    /// As `nft` would write it.
+    pub(crate) fn text(&self) -> String {
+        self.0.to_string()
+    }
+
     /// Sends the probe as often as there may be slots.
     pub(crate) fn check(&self, probe: &Probe) -> Result<(), String> {
         let mut answers = BTreeMap::new();

@@ -222,6 +222,14 @@ fn differs(probe: &Probe) -> Option<String> {
             (!as_expected).then(|| format!("{endpoint} saw {seen}"))
         }
         (Expect::Refused, Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => None,
+        // What the output hook refuses, `send` itself says.
+        (Expect::Refused, Err(error))
+            if probe.from == Source::Node
+                && probe.protocol == 17
+                && error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            None
+        }
         (Expect::Dropped, Err(error))
             if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) =>
         {

@@ -18,6 +18,9 @@ mod matrix;
 mod objects;
 mod oracle;
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use case::Case;
 
 /// Checks every probe of a case and collects what differs.
@@ -81,4 +84,39 @@ fn both_over_real_packets() {
     }
     println!("{count} probes in {} cases", cases.len());
     none(&wrong, count);
+}
+
+/// Loads a table with `nft`, lists it, and loads the listing into an empty ruleset: other programs on the node do that.
+fn loads_and_lists(text: &str) -> Result<(), String> {
+    let script = "nft -f - && L=$(nft list ruleset) && nft flush ruleset && printf '%s\\n' \"$L\" | nft -f -";
+    let mut child = Command::new("unshare")
+        .args(["-n", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    child.stdin.take().unwrap().write_all(text.as_bytes()).map_err(|error| error.to_string())?;
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+fn nft_loads_lists_and_loads_back_every_case() {
+    if let Err(reason) = loads_and_lists("table inet t {\n}\n") {
+        let required =
+            ["CI", "FAIRWAY_REQUIRE_ALL"].iter().any(|name| std::env::var_os(name).is_some());
+        assert!(!required, "missing: nft in a namespace of its own: {reason}");
+        println!("SKIP: nft in a namespace of its own (root, unshare and nft are needed)");
+        return;
+    }
+    for case in case::special().iter().chain([&matrix::case()]) {
+        let plan = evaluator::Planned::of(case);
+        if let Err(error) = loads_and_lists(&plan.text()) {
+            panic!("{}: {error}", case.name);
+        }
+    }
 }
