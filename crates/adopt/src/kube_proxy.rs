@@ -73,11 +73,25 @@ fn our_frontends() -> anyhow::Result<BTreeSet<Frontend>> {
     Ok(table.iter().flat_map(|table| service::listed::read(table).into_keys()).collect())
 }
 
+/// Virtual servers of IPVS in this network namespace.
+#[must_use]
+pub fn ipvs_servers() -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    // Three lines of heading, then one per virtual server and one per real server.
+    table.lines().skip(3).filter(|line| !line.trim_start().starts_with("->")).count()
+}
+
 /// Before anything is changed: whether taking over can work at all.
 ///
 /// # Errors
 /// What is in the way.
 pub fn check(options: Options) -> anyhow::Result<Rules> {
+    let servers = ipvs_servers();
+    if servers > 0 && !options.force {
+        bail!(
+            "IPVS has {servers} virtual servers here: connections through them are not nf_tables' and would break; switch kube-proxy to nftables or iptables mode first"
+        );
+    }
     let rules = Rules::find()?;
     if our_table()?.is_none() {
         bail!(

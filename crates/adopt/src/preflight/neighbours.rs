@@ -59,9 +59,7 @@ fn kube_proxy_check() -> Check {
 }
 
 fn ipvs() -> Check {
-    let table = fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
-    // Three lines of heading, then one per virtual server and one per real server.
-    let servers = table.lines().skip(3).filter(|line| !line.trim_start().starts_with("->")).count();
+    let servers = kube_proxy::ipvs_servers();
     if servers == 0 {
         return Check::pass("IPVS", "no virtual servers");
     }
