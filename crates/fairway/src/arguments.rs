@@ -141,11 +141,14 @@ A lab that died (a crash, a reboot) finds its objects again at the next `lab up`
 Examples:
   fairway lab up
   fairway lab up --nodes 5 --name big --detach
+  fairway lab up --nodes 4 --zones a,b
+  fairway lab up --kubeconfig /etc/kubernetes/admin.conf   # nodes for a cluster that is there
   export KUBECONFIG=$(fairway lab kubeconfig --path)")]
     Up(UpOptions),
     /// Take a lab down; nothing stays behind.
     #[command(after_help = "\
 A lab brought up with --persist keeps its objects on disk (/var/lib/fairway/labs/<lab>); --purge removes them too.
+Of a cluster joined with --kubeconfig the lab's Nodes are deleted; --purge gives up on that when its API is gone.
 A lab that does not exist is not an error.
 
 Examples:

@@ -289,6 +289,11 @@ fn specification(layout: &Layout, options: &UpOptions) -> anyhow::Result<LabSpec
         [] => earlier.as_ref().map(|spec| spec.zones.clone()).unwrap_or_default(),
         zones => zones.to_vec(),
     };
+    if let Some(zone) = zones.iter().find(|zone| !is_label_value(zone)) {
+        bail!(
+            "--zones: {zone:?} is no label value: 1 to 63 of A-Z, a-z, 0-9, '-', '_' and '.', with a letter or digit at both ends"
+        );
+    }
     let kubeconfig = match &options.kubeconfig {
         None => earlier.as_ref().and_then(|spec| spec.kubeconfig.clone()),
         // The control process and later commands read it from elsewhere.
@@ -296,6 +301,14 @@ fn specification(layout: &Layout, options: &UpOptions) -> anyhow::Result<LabSpec
     };
     let bind_pods = options.bind_pods || earlier.is_some_and(|spec| spec.bind_pods);
     Ok(LabSpec { nodes, api_port, persist, zones, kubeconfig, bind_pods })
+}
+
+/// What Kubernetes takes as the value of a label, the empty one excepted.
+fn is_label_value(text: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    bytes.len() <= 63 && bytes.iter().all(inner) && edge(bytes.first()) && edge(bytes.last())
 }
 
 fn refuse_running(layout: &Layout) -> anyhow::Result<()> {
@@ -374,3 +387,18 @@ fn last_line(log: &Path) -> String {
 
 /// The API port first tried, for the help text.
 pub const FIRST_API_PORT: u16 = API_PORT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_are_label_values() {
+        for good in ["a", "eu-central-1a", "A_b.9"] {
+            assert!(is_label_value(good), "{good}");
+        }
+        for bad in ["", "-a", "a.", "a b", "ä", &"a".repeat(64)] {
+            assert!(!is_label_value(bad), "{bad}");
+        }
+    }
+}
