@@ -38,6 +38,12 @@ impl User {
         }
     }
 
+    /// The user a verified client certificate names: CN, and O as groups.
+    pub fn of_certificate(der: &[u8]) -> Option<Self> {
+        let (name, groups) = subject::read(der)?;
+        (!name.is_empty()).then(|| Self { name, uid: String::new(), groups }.authenticated())
+    }
+
     fn authenticated(mut self) -> Self {
         const GROUP: &str = "system:authenticated";
         if !self.groups.iter().any(|group| group == GROUP) {
@@ -76,8 +82,7 @@ impl Authenticator {
 
     /// The user of a verified client certificate.
     pub fn certificate(&self, der: &[u8]) -> Option<User> {
-        let (name, groups) = subject::read(der)?;
-        (!name.is_empty()).then(|| User { name, uid: String::new(), groups }.authenticated())
+        User::of_certificate(der)
     }
 
     /// The user of a bearer token: `None` if nobody has it, or its account is gone.

@@ -349,6 +349,8 @@ pub(crate) struct PodRunnerOptions {
     pub(crate) run_dir: PathBuf,
     #[arg(long, required = true)]
     pub(crate) node_ip: Vec<IpAddr>,
+    #[arg(long)]
+    pub(crate) kubelet: Option<SocketAddr>,
     #[arg(long, value_parser = label)]
     pub(crate) label: Vec<(String, String)>,
     #[arg(long)]

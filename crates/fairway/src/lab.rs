@@ -148,6 +148,7 @@ fn runner_config(options: PodRunnerOptions) -> anyhow::Result<RunnerConfig> {
         kubeconfig: options.kubeconfig,
         run_dir: options.run_dir,
         node_ips: options.node_ip,
+        kubelet: options.kubelet,
         labels: options.label,
         cni_conf_dir: options.cni_conf_dir,
         // The binary is the plugin: CNI_COMMAND in the environment makes it one.

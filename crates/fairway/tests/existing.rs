@@ -20,6 +20,9 @@ use support::{Lab, eventually, output, ready};
 const NODES: &str = "kubectl get nodes --no-headers -o custom-columns=\
                      N:.metadata.name,Z:.metadata.labels.topology\\\\.kubernetes\\\\.io/zone,C:.spec.podCIDRs[*]";
 
+/// The cluster's authority, in PEM.
+const AUTHORITY: &str = "kubectl config view --raw -o jsonpath={.clusters[0].cluster.certificate-authority-data} | base64 -d";
+
 fn join(cluster: &Lab, lab: &Lab, arguments: &[&str]) -> (String, bool) {
     let kubeconfig = cluster.run_dir().join("kubeconfig");
     let mut words = vec!["lab", "up", "--detach", "--name", &lab.name, "--kubeconfig"];
@@ -32,11 +35,16 @@ fn join(cluster: &Lab, lab: &Lab, arguments: &[&str]) -> (String, bool) {
 
 #[test]
 fn nodes_join_a_cluster_and_leave_it_as_it_was() {
-    if !ready(&["ip", "kubectl", "bash"]) {
+    if !ready(&["ip", "kubectl", "bash", "curl", "base64"]) {
         return;
     }
     let cluster = Lab::up("api", &["--nodes", "0"]);
     cluster.sh("kubectl apply -f examples/hostnames.yaml");
+    // A real API server publishes whom a kubelet trusts; here somebody has to say it.
+    cluster.sh(&format!(
+        "D=$(mktemp -d) && trap 'rm -r $D' EXIT && {AUTHORITY} >$D/ca && kubectl create configmap -n kube-system \
+         extension-apiserver-authentication --from-file=client-ca-file=$D/ca"
+    ));
     let before = cluster.sh("kubectl get svc,deploy,servicecidr,namespaces -A -o name");
 
     let lab = Lab::named("join");
@@ -68,6 +76,28 @@ fn nodes_join_a_cluster_and_leave_it_as_it_was() {
         good && table.contains("node-2   Ready") && table.contains("Services:     2"),
         "{table}"
     );
+
+    // The kubelet's door, as the API server would use it: with a certificate of the cluster, and not without.
+    let pod = lab.pods("app=hostnames").into_iter().next().unwrap();
+    let (name, (_, node, _)) = pod;
+    let url = format!(
+        "https://127.0.0.1:$(kubectl get node {node} -o jsonpath={{.status.daemonEndpoints.kubeletEndpoint.Port}})"
+    );
+    let curl = |what: &str| {
+        format!(
+            "D=$(mktemp -d) && trap 'rm -r $D' EXIT && \
+             kubectl config view --raw -o jsonpath={{.users[0].user.client-certificate-data}} | base64 -d >$D/c && \
+             kubectl config view --raw -o jsonpath={{.users[0].user.client-key-data}} | base64 -d >$D/k && \
+             curl -sk --max-time 5 {what}"
+        )
+    };
+    let logs = format!("{url}/containerLogs/default/{name}/netexec");
+    let said = lab.sh(&curl(&format!("--cert $D/c --key $D/k {logs}")));
+    assert!(said.contains("Started HTTP server on port 8080"), "{said}");
+    let said = lab.sh(&curl(&format!("--cert $D/c --key $D/k {url}/exec/default/{name}/netexec")));
+    assert!(said.contains("serves only logs"), "{said}");
+    let said = lab.sh(&format!("{} || echo refused", curl(&logs)));
+    assert_eq!(said.trim(), "refused", "without a certificate");
 
     // Another lab cannot take the nodes.
     let other = Lab::named("second");

@@ -116,7 +116,7 @@ async fn run(layout: &Layout, api_port: Option<u16>) -> anyhow::Result<End> {
     spec.api_port = cluster.port().or(spec.api_port);
     state::write(&state::spec_file(layout), &spec)
         .context("cannot write the lab's specification")?;
-    let parts = parts::parts(layout, &spec, &nodes)?;
+    let parts = parts::parts(layout, &cluster, &spec, &nodes)?;
     record.spec = spec;
     record.api_url.clone_from(&url);
     write_record(layout, &record)?;

@@ -17,17 +17,20 @@
 //! | [`relay`] | bytes from the switch to the API server |
 //! | [`mirror`] | nodes, and how many pods and Services there are |
 //! | [`nodes`] | whose nodes they are, pod CIDRs nobody gives, leaving |
+//! | [`kubelet`] | logs, for an API server on this machine |
 //! | [`binder`] | pods to nodes, where the cluster has no scheduler |
 
 pub mod access;
 pub mod binder;
+pub mod kubelet;
 pub mod mirror;
 pub mod nodes;
 pub mod relay;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -36,7 +39,7 @@ use tracing::{info, warn};
 
 use self::access::Access;
 use self::mirror::Mirror;
-use crate::layout::{API_PORT, LabName, NodePlan, SWITCH_V4};
+use crate::layout::{API_PORT, Layout, NodePlan, SWITCH_V4};
 use crate::network::Network;
 
 /// A lab's part in an existing cluster; its tasks end when it is dropped.
@@ -44,6 +47,7 @@ use crate::network::Network;
 pub struct Existing {
     access: Access,
     mirror: Mirror,
+    kubelets: BTreeMap<String, SocketAddr>,
     _tasks: JoinSet<()>,
 }
 
@@ -55,12 +59,12 @@ impl Existing {
     /// When the API does not answer, refuses, or has nodes of our names.
     pub async fn join(
         access: Access,
-        lab: &LabName,
+        layout: &Layout,
         nodes: &[NodePlan],
         network: &Network,
         bind_pods: bool,
     ) -> anyhow::Result<Self> {
-        let client = access.client().await?;
+        let (lab, client) = (layout.name(), access.client().await?);
         let silent = || format!("cannot join the cluster at {}", access.url());
         nodes::refuse_foreign(&client, lab, nodes).await.with_context(silent)?;
         let mut tasks = JoinSet::new();
@@ -74,6 +78,13 @@ impl Existing {
                 ),
             }
         }
+        let kubelets = match open_doors(&access, layout, nodes, &client, &mut tasks).await {
+            Ok(kubelets) => kubelets,
+            Err(error) => {
+                warn!("`kubectl logs` is not served: {error:#}");
+                BTreeMap::new()
+            }
+        };
         let mirror = Mirror::default();
         tasks.spawn(mirror::follow(client.clone(), mirror.clone()));
         tasks.spawn(nodes::give_pod_cidrs(client.clone(), mirror.clone(), nodes.to_vec()));
@@ -81,7 +92,7 @@ impl Existing {
             info!("binding pods to nodes: the cluster is said to have no scheduler");
             tasks.spawn(binder::run(client));
         }
-        Ok(Self { access, mirror, _tasks: tasks })
+        Ok(Self { access, mirror, kubelets, _tasks: tasks })
     }
 
     /// How the API is reached.
@@ -90,11 +101,40 @@ impl Existing {
         &self.access
     }
 
+    /// Where the API server reaches a node's kubelet, if it does.
+    #[must_use]
+    pub fn kubelet(&self, node: &str) -> Option<SocketAddr> {
+        self.kubelets.get(node).copied()
+    }
+
     /// The cluster as last seen.
     #[must_use]
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
     }
+}
+
+/// A kubelet's door for every node, when the API server is on this machine.
+async fn open_doors(
+    access: &Access,
+    layout: &Layout,
+    nodes: &[NodePlan],
+    client: &Client,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
+    let (host, _) = access.target();
+    if host != "localhost" && !host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()) {
+        bail!("the API server at {host} cannot reach into the lab's network");
+    }
+    let authority = kubelet::client_authority(client).await?;
+    let mut open = BTreeMap::new();
+    for node in nodes {
+        let socket = layout.runner_socket(&node.name);
+        let door = kubelet::Door::of(&node.name, &socket, &authority, client).await?;
+        open.insert(node.name.clone(), door.address()?);
+        tasks.spawn(door.run());
+    }
+    Ok(open)
 }
 
 /// Where the `kubernetes` Service leads, except to where nodes reach the API anyway or nobody does.

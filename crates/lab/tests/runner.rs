@@ -110,6 +110,7 @@ impl Node {
 
     fn config(&self) -> RunnerConfig {
         RunnerConfig {
+            kubelet: None,
             labels: Vec::new(),
             lab: self.lab.clone(),
             node: "node-1".into(),

@@ -12,6 +12,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 
 /// What can go wrong with keys and certificates.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +139,46 @@ impl Authority {
         names: &[String],
         addresses: &[IpAddr],
     ) -> Result<rustls::ServerConfig, AuthorityError> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate_der()?)?;
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .allow_unauthenticated()
+            .build()?;
+        let mut config = self.tls(names, addresses, clients)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// TLS for a server whose clients must show a certificate of another authority (PEM, one or
+    /// several): a kubelet's, for the API server of its cluster. HTTP/1.1 only.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn server_tls_for_clients_of(
+        &self,
+        clients_pem: &str,
+        addresses: &[IpAddr],
+    ) -> Result<rustls::ServerConfig, AuthorityError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(clients_pem.as_bytes()) {
+            roots.add(certificate.map_err(AuthorityError::Pem)?)?;
+        }
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
+        self.tls(&[], addresses, clients)
+    }
+
+    fn certificate_der(&self) -> Result<CertificateDer<'static>, AuthorityError> {
+        CertificateDer::from_pem_slice(self.certificate_pem.as_bytes()).map_err(AuthorityError::Pem)
+    }
+
+    /// TLS with a fresh certificate for these names.
+    fn tls(
+        &self,
+        names: &[String],
+        addresses: &[IpAddr],
+        clients: Arc<dyn ClientCertVerifier>,
+    ) -> Result<rustls::ServerConfig, AuthorityError> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "fairway-apiserver");
         for name in names {
@@ -152,22 +193,15 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let authority = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
-            .map_err(AuthorityError::Pem)?;
-
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone())?;
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()?;
+        let authority = self.certificate_der()?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        Ok(rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(clients)
-            .with_single_cert(vec![certificate.der().clone(), authority], key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+            .with_single_cert(vec![certificate.der().clone(), authority], key)?)
     }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

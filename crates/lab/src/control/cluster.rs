@@ -49,8 +49,8 @@ impl Plan {
                 Ok(Cluster::Own { api: Api::start(layout, vec![outside, inside])?, port })
             }
             Self::Existing(access) => {
-                let lab = layout.name();
-                let joined = Existing::join(*access, lab, nodes, network, spec.bind_pods).await?;
+                let bind = spec.bind_pods;
+                let joined = Existing::join(*access, layout, nodes, network, bind).await?;
                 Ok(Cluster::Existing(joined))
             }
         }
@@ -87,6 +87,14 @@ impl Cluster {
         match self {
             Self::Own { port, .. } => Some(*port),
             Self::Existing(_) => None,
+        }
+    }
+
+    /// Where the API server of an existing cluster reaches a node's kubelet, if it does.
+    pub(super) fn kubelet(&self, node: &str) -> Option<SocketAddr> {
+        match self {
+            Self::Own { .. } => None,
+            Self::Existing(existing) => existing.kubelet(node),
         }
     }
 

@@ -56,6 +56,7 @@ pub(super) fn write_kubeconfigs(
 /// The processes of all nodes.
 pub(super) fn parts(
     layout: &Layout,
+    cluster: &Cluster,
     spec: &LabSpec,
     nodes: &[NodePlan],
 ) -> anyhow::Result<Vec<Part>> {
@@ -104,6 +105,9 @@ pub(super) fn parts(
             "--cluster-dns".into(),
             "10.96.0.10".into(),
         ];
+        if let Some(kubelet) = cluster.kubelet(&node.name) {
+            runner.extend(["--kubelet".into(), kubelet.to_string().into()]);
+        }
         for (key, value) in labels(layout, spec, index) {
             runner.extend(["--label".into(), format!("{key}={value}").into()]);
         }

@@ -50,7 +50,7 @@ mod streams;
 pub mod sync;
 pub mod volumes;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -83,6 +83,8 @@ pub struct RunnerConfig {
     pub run_dir: PathBuf,
     /// The node's addresses, IPv4 first when both are there.
     pub node_ips: Vec<IpAddr>,
+    /// Where the API server reaches this kubelet, when it is not at the node's own address.
+    pub kubelet: Option<SocketAddr>,
     /// Labels of the Node beside those every kubelet sets.
     pub labels: Vec<(String, String)>,
     /// Where the agent writes its CNI configuration list.

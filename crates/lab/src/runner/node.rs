@@ -197,7 +197,10 @@ fn status(config: &RunnerConfig, before: Option<&NodeStatus>, ready: bool) -> No
     let ip =
         |ip: &std::net::IpAddr| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() };
     let mut addresses: Vec<NodeAddress> = config.node_ips.iter().map(ip).collect();
-    addresses.push(NodeAddress { type_: "Hostname".into(), address: config.node.clone() });
+    // An API server asks for the kubelet at the Hostname first.
+    let hostname = config.kubelet.map_or_else(|| config.node.clone(), |at| at.ip().to_string());
+    addresses.push(NodeAddress { type_: "Hostname".into(), address: hostname });
+    let port = config.kubelet.map_or(10250, |at| i32::from(at.port()));
     let old: &[NodeCondition] = before.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let condition = |kind: &str, status: bool, reason: &str, message: &str| {
         let status = if status { "True" } else { "False" };
@@ -252,7 +255,7 @@ fn status(config: &RunnerConfig, before: Option<&NodeStatus>, ready: bool) -> No
         allocatable: Some(resources),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
+            kubelet_endpoint: Some(DaemonEndpoint { port }),
         }),
         node_info: Some(system_info()),
         ..NodeStatus::default()
