@@ -20,6 +20,7 @@ mod planner;
 mod program;
 mod select;
 mod stale;
+mod wanted;
 
 pub use assign::assign;
 pub use config::{Config, LocalTraffic, NodePortAddresses};

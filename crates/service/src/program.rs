@@ -2,6 +2,7 @@
 //! in use, never on how many Services there are. `dataplane.md` of the design holds the reasons.
 
 mod chains;
+mod fixed;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,8 @@ use nft::{Chain, Name, Table};
 
 use crate::Config;
 
-pub(crate) use chains::{Algorithm, CountChain, two_sides};
+pub(crate) use chains::{Algorithm, CountChain};
+pub(crate) use fixed::two_sides;
 pub(crate) use sets::SetId;
 
 /// The one table this node owns, in family `inet`.
@@ -23,7 +25,7 @@ pub(crate) fn name(text: &str) -> Name {
 
 /// Every chain, given the count chains in use.
 pub(crate) fn chains(live: &BTreeSet<CountChain>, config: &Config) -> BTreeMap<Name, Chain> {
-    let fixed = chains::fixed(config);
+    let fixed = fixed::fixed(config);
     let on_demand = live.iter().flat_map(|chain| chain.chains(config));
     fixed.into_iter().chain(on_demand).map(|chain| (chain.name.clone(), chain)).collect()
 }
