@@ -1,4 +1,4 @@
-//! What a client dials: an address and port, or a port of any of this node's addresses.
+//! What a client dials: an address and port, or a port of any of this node's addresses; and from which side it looks.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -129,7 +129,7 @@ pub enum Frontend {
         /// The port.
         port: u16,
     },
-    /// Any address of this node but loopback.
+    /// This node's addresses, as [`Config::node_port_addresses`](crate::Config::node_port_addresses) says.
     NodePort {
         /// The family of the address.
         family: Family,

@@ -4,8 +4,10 @@
 //! [`Planner::update`] the transaction for the keys that changed. Both are pure: no socket, no clock, no process. The
 //! chains do not depend on how many Services there are: every Service, endpoint and port is an element of a map.
 //!
-//! The rooms: [`frontend`] says what a client dials; `select` which endpoints answer; `balance` how often each of them
-//! is chosen; [`assign`](fn@assign) which slot it has; `claims` who owns a contested address; `program` holds the chains; `planner` puts them together.
+//! The rooms: `wanted` says what clients may dial and [`frontend`] what that is to a rule; `select` which endpoints answer whom;
+//! `balance` how often each of them is chosen; [`assign`](fn@assign) which slot it has; `claims` who owns a contested address;
+//! `program` holds the sets, the chains that are always there and those made on demand; `planner` puts them together; `stale`
+//! says which tracked connections end, `health` what load balancers are told. [`listed`] reads a table back.
 
 mod assign;
 mod balance;
