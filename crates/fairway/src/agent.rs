@@ -105,3 +105,61 @@ fn check(file: &KubeProxyConfiguration) -> anyhow::Result<ExitCode> {
     let bad = |field: &kube_proxy::Field| matches!(field.verdict, Verdict::Bad(_));
     Ok(if file.fields.iter().any(bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+
+    const MANIFESTS: &str = include_str!("../../../deploy/manifests/fairway.yaml");
+
+    fn options(arguments: &[&str]) -> AgentOptions {
+        let all = ["fairway", "agent"].iter().chain(arguments);
+        match Arguments::try_parse_from(all).expect("arguments").command {
+            Command::Agent(options) => *options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_manifests_arguments_are_arguments() {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(MANIFESTS).expect("YAML");
+        let set = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
+        let container = &set["spec"]["template"]["spec"]["containers"][0];
+        let args = container["args"].as_array().expect("arguments").iter();
+        let args: Vec<&str> = args.map(|argument| argument.as_str().expect("text")).collect();
+        assert_eq!(args[0], "agent");
+        let config = config(options(&args[1..]), None).expect("a configuration");
+        assert_eq!(config.without, Without { cni: true, fabric: true });
+        let probe = &container["livenessProbe"]["httpGet"];
+        assert_eq!((&probe["path"], &probe["port"]), (&"/livez".into(), &"health".into()));
+        assert_eq!(container["ports"][0]["containerPort"], config.health_addr.port());
+        let paths: Vec<_> = container["volumeMounts"].as_array().expect("mounts").iter().collect();
+        for dir in [&config.run_dir, &config.state_dir] {
+            let dir = dir.to_str().expect("text");
+            assert!(paths.iter().any(|mount| mount["mountPath"] == dir), "{dir} is not mounted");
+        }
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file() {
+        let file = kube_proxy::parse(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration
+hostnameOverride: from-file\nhealthzBindAddress: 0.0.0.0:10300\nnodePortAddresses: [primary]",
+        )
+        .expect("a file");
+        let by_file = config(options(&["--node-name="]), Some(&file)).expect("a configuration");
+        assert_eq!((by_file.node_name.as_str(), by_file.health_addr.port()), ("from-file", 10300));
+        assert_eq!(by_file.metrics_addr.map(|address| address.port()), Some(10249));
+        assert!(by_file.services.conntrack.is_some());
+        let line = ["--node-name=n", "--health-addr=127.0.0.1:1", "--service-cidr=10.96.0.0/16"];
+        let by_line = config(options(&line), Some(&file)).expect("a configuration");
+        assert_eq!((by_line.node_name.as_str(), by_line.health_addr.port()), ("n", 1));
+        assert_eq!(by_line.services.plan.service_cidrs.len(), 1);
+        let bare = config(options(&["--node-name=n"]), None).expect("a configuration");
+        assert_eq!((bare.services, bare.health_addr), (ServiceSettings::default(), HEALTH));
+    }
+}
