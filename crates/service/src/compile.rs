@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{
-    Balance, Family, Kind, NodeFacts, NodeName, ObjectRef, Report, Service, ServiceKey, Severity,
-    Snapshot, TrafficPolicy,
+    Balance, Family, Kind, NodeFacts, NodeName, ObjectRef, Protocol, Report, Service, ServiceKey,
+    Severity, Snapshot, TrafficPolicy,
 };
 use nft::Packed;
 
@@ -39,7 +39,7 @@ pub(crate) struct PlannedPort {
     pub(crate) admitted: Box<[(IpAddr, IpAddr)]>,
     /// Those that may reach themselves through this node.
     pub(crate) hairpins: Box<[IpAddr]>,
-    /// Those of weight 0.
+    /// Those of weight 0, and, where connection tracking holds clients, those passed over that still serve.
     pub(crate) idle: Box<[SocketAddr]>,
     /// Every endpoint with its weight, where shares are steered by the connections they hold.
     pub(crate) steered: Box<Weighted>,
@@ -136,6 +136,10 @@ pub(crate) fn compile(
             if is_steered {
                 port.steered = weighted.into();
             }
+        }
+        if wanted.port.protocol != Protocol::Tcp {
+            let passed_over = lists.passed_over(&endpoints, here, port.asked());
+            port.idle = port.idle.iter().copied().chain(passed_over).collect();
         }
         ports.push(port);
     }

@@ -1,6 +1,7 @@
 //! Which endpoints of a Service port answer, seen from this node: kube-proxy's rules (`pkg/proxy/topology.go`), which are
 //! those of the API's documentation of traffic policies, conditions (KEP-1669) and hints (KEP-2433, KEP-3015).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Endpoint, NodeFacts, NodeName, WeightRule};
@@ -56,6 +57,25 @@ impl<'a> Lists<'a> {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// The endpoints that get no new connections and keep the ones they have, as TCP's do by themselves: they still serve,
+    /// but terminate while others are ready, or are further away than others. What the policy rules out is not among them.
+    pub(crate) fn passed_over(
+        &self,
+        endpoints: &[Endpoint<'a>],
+        here: Here<'_>,
+        asked: Asked,
+    ) -> Vec<SocketAddr> {
+        let chosen = if asked.cluster { &self.cluster } else { &self.local };
+        if chosen.len() == endpoints.len() {
+            return Vec::new();
+        }
+        let chosen: BTreeSet<SocketAddr> = chosen.iter().map(|endpoint| endpoint.address).collect();
+        let allowed = |it: &&Endpoint<'_>| asked.cluster || it.node == Some(here.node);
+        let serving = endpoints.iter().filter(|it| it.conditions.serving).filter(allowed);
+        let addresses = serving.map(|endpoint| endpoint.address);
+        addresses.filter(|address| !chosen.contains(address)).collect()
     }
 
     /// The endpoints of both lists that can reach themselves through this node.

@@ -53,7 +53,8 @@ pub struct Backends<'a> {
     pub inside: &'a [SocketAddr],
     /// Everybody else; `None` where a frontend has one side.
     pub outside: Option<&'a [SocketAddr]>,
-    /// Those that get no new connections because of their weight, and keep the ones they have.
+    /// Those that get no new connections and keep the ones they have: of weight zero, terminating while they serve, or
+    /// further away than others.
     pub idle: &'a [SocketAddr],
 }
 

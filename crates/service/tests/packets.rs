@@ -220,3 +220,32 @@ fn a_policy_that_becomes_local_moves_udp_clients_outside_and_nobody_else() {
         "a pod's connection goes on"
     );
 }
+
+#[test]
+fn a_udp_client_stays_with_an_endpoint_that_terminates_until_it_is_gone() {
+    let mut world = world_or_skip!();
+    let endpoints = |list: &str| {
+        format!(
+            "kind: EndpointSlice\nmetadata: {{namespace: default, name: web-4, labels: \
+             {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nports: [{{name: udp, port: 8081, \
+             protocol: UDP}}]\nendpoints: [{list}]\n"
+        )
+    };
+    let one = "{addresses: [10.244.1.5], nodeName: node-1}";
+    world.set(&format!("{NODE}{}---\n{}", service("web", ""), endpoints(one)));
+    let frontends = ["10.96.0.10:81", "172.30.1.1:30081"];
+    for to in frontends {
+        assert_eq!(ask_udp(&world.client, to, 4444).expect("an answer").0, "pod-5");
+    }
+    let other = "{addresses: [10.244.1.6], nodeName: node-1}";
+    let going = "{addresses: [10.244.1.5], nodeName: node-1, conditions: {ready: false, serving: true, terminating: true}}";
+    world.set(&endpoints(&format!("{going}, {other}")));
+    for to in frontends {
+        assert_eq!(ask_udp(&world.client, to, 4444).expect("an answer").0, "pod-5", "{to} drains");
+        assert_eq!(ask_udp(&world.client, to, 0).expect("an answer").0, "pod-6", "{to}, anew");
+    }
+    world.set(&endpoints(other));
+    for to in frontends {
+        assert_eq!(ask_udp(&world.client, to, 4444).expect("an answer").0, "pod-6", "{to} moved");
+    }
+}
