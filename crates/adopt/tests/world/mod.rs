@@ -81,7 +81,8 @@ impl World {
         std::fs::create_dir_all(&dir).unwrap();
         let [c, _, p] = [&names[0], &names[1], &names[2]];
         sh(&node, &format!(
-            "ip link set lo up
+            "for which in all default; do echo 1 > /proc/sys/net/ipv6/conf/$which/disable_ipv6; done
+             ip link set lo up
              ip link add out type veth peer name eth0 netns {c}; ip link add in type veth peer name eth0 netns {p}
              ip addr add 10.1.0.1/24 dev out; ip addr add 10.244.0.1/24 dev in
              ip link set out up; ip link set in up; echo 1 > /proc/sys/net/ipv4/ip_forward"
@@ -94,6 +95,12 @@ impl World {
             &pod,
             "ip link set lo up; ip addr add 10.244.0.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.244.0.1",
         );
+        // A link that just came up is still without a carrier to the routes that use it.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while sh(&node, "ip route show table all").contains("linkdown") {
+            assert!(std::time::Instant::now() < until, "the links do not come up");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         Self { client, node, pod, names, dir }
     }
 

@@ -33,10 +33,11 @@ pub(super) fn frontend(
         });
         match twin {
             Some(earlier) => {
-                earlier.clients = format!("{}, {}", earlier.clients, view.clients);
                 if earlier.masquerade != view.masquerade {
-                    earlier.masquerade = format!("{}, {}", earlier.masquerade, view.masquerade);
+                    let first = format!("{} ({})", earlier.masquerade, earlier.clients);
+                    earlier.masquerade = format!("{first}, {} ({})", view.masquerade, view.clients);
                 }
+                earlier.clients = format!("{}, {}", earlier.clients, view.clients);
             }
             None => views.push(view),
         }

@@ -87,6 +87,10 @@ pub(super) fn known(selector: &Selector, frontend: &Frontend) -> Option<Packed> 
         (Selector::IpDaddr | Selector::Ip6Daddr, Frontend::Address { address, .. }) => {
             crate::frontend::packed_address(*address)
         }
+        // NFPROTO_IPV4, NFPROTO_IPV6.
+        (Selector::MetaNfproto, _) => {
+            Packed::new().proto(if frontend.family() == Family::V4 { 2 } else { 10 })
+        }
         (Selector::MetaL4proto, _) => Packed::new().proto(frontend.protocol().number()),
         (port, _) if is_port(port) => Packed::new().port(frontend.port()),
         _ => return None,

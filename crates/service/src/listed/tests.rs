@@ -132,6 +132,19 @@ fn a_frontend_with_two_sides_has_two_lists() {
         "{text}"
     );
 
+    // A node port's sides are told apart by rules that name the family.
+    let more_port = serde_json::json!({"type": "NodePort", "externalTrafficPolicy": "Local",
+        "ports": [{"port": 80, "nodePort": 30080}]});
+    let of_port =
+        read_back_of(service(more_port), &[("10.244.0.2", "node-1"), ("10.244.1.2", "node-2")]);
+    let of_port: Vec<&str> = of_port.lines().filter(|line| line.starts_with("node port")).collect();
+    assert_eq!(of_port.len(), 3, "{of_port:?}");
+    assert!(of_port[1].contains("[fib saddr type local] Random None Always"), "{of_port:?}");
+    assert!(
+        of_port[2].contains("[] ") && of_port[2].ends_with("Never 10.244.0.2:8080"),
+        "{of_port:?}"
+    );
+
     // No endpoint of this node: outsiders hear nothing.
     let text = read_back_of(service(more), &[("10.244.1.2", "node-2")]);
     assert!(text.contains("192.0.2.7:80/TCP Dropped"), "{text}");
