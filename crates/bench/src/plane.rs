@@ -113,6 +113,12 @@ impl Plane {
         numbers.sum(name).is_some_and(|at| at > 0.0)
     }
 
+    /// Whether the kernel has everything it knows of; a peer does not say.
+    pub(crate) fn is_up_to_date(&self, numbers: &Numbers) -> bool {
+        let revision = |which: &str| numbers.sum(&format!("fairway_revision_{which}"));
+        !self.is_ours() || revision("wanted") == revision("applied")
+    }
+
     /// Operations sent to the kernel so far, where it says so.
     pub(crate) fn operations(&self, numbers: &Numbers) -> Option<f64> {
         self.is_ours().then(|| numbers.sum("fairway_transaction_operations_sum").unwrap_or(0.0))

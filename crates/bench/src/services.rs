@@ -128,6 +128,14 @@ impl Bench<'_> {
     fn first_sync(&self, process: &mut Process, measured: &mut Measured) -> anyhow::Result<()> {
         let sampled = self.sampled();
         let (began, patience) = (process.started, self.timeout());
+        // Until the first answers, in short waits: a process that ended will never answer.
+        if let Some(first) = sampled.first() {
+            let answers =
+                || wait(*first, Until::Answers, Instant::now(), Duration::from_millis(500));
+            while self.world.client.run(answers)?.is_none() && began.elapsed() < patience {
+                process.check()?;
+            }
+        }
         let complete = self.world.client.run(|| {
             sampled.iter().all(|to| {
                 let left = patience.saturating_sub(began.elapsed());

@@ -38,7 +38,7 @@ const SPARE: u32 = 0x20_0000;
 /// Services that are asked at the end.
 const CHECKED: usize = 400;
 /// How long the agent may take to become quiet at the end.
-const QUIET_WITHIN: Duration = Duration::from_secs(30);
+const QUIET_WITHIN: Duration = Duration::from_secs(120);
 /// Over this many seconds growth of memory can be told from warming up.
 const JUDGED_AFTER: u64 = 60;
 
@@ -178,7 +178,15 @@ impl Soak<'_> {
         });
         let ((asked, lost), spent) = (asked?, began.elapsed().as_secs_f64());
         let made = made?;
+        let deadline = Instant::now() + QUIET_WITHIN;
         process.settle(QUIET_WITHIN)?;
+        while !self.plane.is_up_to_date(&self.plane.numbers(self.world)?) {
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "the agent is still behind {QUIET_WITHIN:?} after the last change"
+            );
+            process.settle(QUIET_WITHIN)?;
+        }
         let after = self.plane.numbers(self.world)?;
         let since = |name: &str| after.sum(name).unwrap_or(0.0) - before.sum(name).unwrap_or(0.0);
         let histogram = "fairway_change_to_commit_seconds";
