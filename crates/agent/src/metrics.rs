@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     operations: Histogram,
     transactions: Counter,
     pub(crate) full_syncs: Counter,
+    pub(crate) full_sync_seconds: Histogram,
     pub(crate) foreign_repairs: Counter,
     pub(crate) stale_flows: Counter,
     failures: Family<FailureOf, Counter>,
@@ -67,6 +68,7 @@ impl Metrics {
             operations: Histogram::new(exponential_buckets(1.0, 4.0, 10)),
             transactions: Counter::default(),
             full_syncs: Counter::default(),
+            full_sync_seconds: latency(),
             foreign_repairs: Counter::default(),
             stale_flows: Counter::default(),
             failures: Family::default(),
@@ -84,6 +86,8 @@ impl Metrics {
         r.register("transaction_operations", "Operations of a transaction", m.operations.clone());
         r.register("transactions", "Transactions committed", m.transactions.clone());
         r.register("full_syncs", "Tables read back and compared whole", m.full_syncs.clone());
+        let help = "Time to read a table back, compare it whole and commit the difference";
+        r.register("full_sync_seconds", help, m.full_sync_seconds.clone());
         r.register(
             "foreign_repairs",
             "Changes by others to our table, undone",

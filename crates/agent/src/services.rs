@@ -47,6 +47,8 @@ pub(crate) struct ServicesLoop {
     nat_dirty: bool,
     /// The fabric's part of the table, as committed.
     nat_applied: Option<nft::Table>,
+    /// Whether the kernel's slots are the planner's.
+    adopted: bool,
     events: Arc<EventWriter>,
     followers: Followers,
     progress: Progress,
@@ -102,6 +104,7 @@ impl ServicesLoop {
             nat,
             nat_dirty: false,
             nat_applied: None,
+            adopted: false,
             events,
             followers,
             progress,
@@ -258,20 +261,30 @@ impl ServicesLoop {
             // The fabric's part is needed for a first commit without a gap, and never late: it has no outside to wait for.
             drop(tokio::time::timeout(Duration::from_secs(2), self.nat.changed()).await);
         }
-        let listed = match self.kernel.call(Sockets::list).await? {
+        let revision = self.writer.snapshot().revision();
+        // Planned before it is listed: who knows what to expect need not walk the kernel's sets.
+        let plan = self.planner.full(self.writer.snapshot(), None);
+        let (listed, plan) = self.kernel.call(move |sockets| (sockets.list(&plan), plan)).await?;
+        let mut reports = plan.reports;
+        let listed = match listed {
             Ok(listed) => listed,
             Err(error) => {
                 self.metrics.failed("list");
                 return Ok(Err(error.to_string()));
             }
         };
-        let revision = self.writer.snapshot().revision();
-        let plan = self.planner.full(self.writer.snapshot(), listed.as_ref());
         self.followers.planned(self.writer.snapshot(), &self.planner, None);
         let nat = self.nat.borrow_and_update().clone();
         self.nat_dirty = false;
-        let desired = merge::tables(plan.table, nat.as_ref());
-        let transaction = nft::diff(&desired, listed.as_ref());
+        let mut desired = merge::tables(plan.table, nat.as_ref());
+        let mut transaction = nft::diff(&desired, listed.as_ref());
+        if let Some(listed) = listed.as_ref().filter(|_| !self.adopted && !transaction.is_empty()) {
+            // A restart moves nobody: endpoints keep the slots they were given.
+            let plan = self.planner.adopt(self.writer.snapshot(), listed);
+            reports = plan.reports;
+            desired = merge::tables(plan.table, nat.as_ref());
+            transaction = nft::diff(&desired, Some(listed));
+        }
         drop((desired, listed));
         let operations = transaction.len();
         if let Err(error) = self.kernel.call(move |sockets| sockets.commit(&transaction)).await? {
@@ -279,12 +292,14 @@ impl ServicesLoop {
             return Ok(Err(error.to_string()));
         }
         self.nat_applied = nat;
-        self.report(plan.reports);
+        self.adopted = true;
+        self.report(reports);
         if reason == "changed by others" && operations > 0 {
             self.metrics.foreign_repairs.inc();
         }
         self.metrics.revision_applied.set(revision as i64);
         let spent = started.elapsed();
+        self.metrics.full_sync_seconds.observe(spent.as_secs_f64());
         let (services, frontends) = self.planner.counts();
         tracing::info!(reason, operations, services, frontends, ?spent, "table compared whole");
         self.sweep().await?;

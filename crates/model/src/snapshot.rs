@@ -51,6 +51,7 @@ pub struct Snapshot {
     services: HashMap<ServiceKey, Service>,
     /// Sorted by slice key, so that merging does not depend on the order of arrival.
     slices: HashMap<ServiceKey, Vec<EndpointSlice>>,
+    slice_count: usize,
     nodes: BTreeMap<NodeName, NodeFacts>,
     service_cidrs: BTreeMap<ObjectKey, ServiceCidr>,
 }
@@ -88,7 +89,7 @@ impl Snapshot {
     /// How many slices are known.
     #[must_use]
     pub fn slice_count(&self) -> usize {
-        self.slices.values().map(Vec::len).sum()
+        self.slice_count
     }
 
     /// All nodes, by name.
@@ -319,7 +320,10 @@ impl SnapshotWriter {
             Err(at) => {
                 self.change.services.insert(slice.service.clone());
                 self.slice_service.insert(slice.key.clone(), slice.service.clone());
+                // Most Services have one slice; a vector grows to four at once.
+                siblings.reserve_exact(1);
                 siblings.insert(at, slice);
+                self.snapshot.slice_count += 1;
             }
         }
         true
@@ -327,6 +331,7 @@ impl SnapshotWriter {
 
     fn drop_slice(&mut self, key: &SliceKey) -> bool {
         let Some(service) = self.slice_service.remove(key) else { return false };
+        self.snapshot.slice_count -= 1;
         if let Some(siblings) = self.snapshot.slices.get_mut(&service) {
             siblings.retain(|sibling| sibling.key != *key);
             if siblings.is_empty() {

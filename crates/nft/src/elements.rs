@@ -211,6 +211,14 @@ impl Elements {
         (0..self.len() as u32).map(|at| self.record(at).to_element())
     }
 
+    /// The keys of all elements, in no particular order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = Packed> + '_ {
+        (0..self.len() as u32).map(|at| {
+            Packed::from_bytes(self.record(at).key)
+                .expect("invariant: a record holds packed values")
+        })
+    }
+
     /// All elements, ordered by the bytes of their keys.
     #[must_use]
     pub fn sorted(&self) -> Vec<Element> {

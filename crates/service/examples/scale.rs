@@ -1,5 +1,6 @@
-//! How long N Services with 5 endpoints each take: `cargo run --release -p fairway-service --example scale [N …]` (as root).
-//! Everything happens in a network namespace of its own, removed at the end.
+//! How long N Services with M endpoints each take, without an API server: `cargo run --release -p fairway-service --example
+//! scale [NxM …]` (as root), by default 10000x5 and 45000x2. Everything happens in a network namespace of its own, removed
+//! at the end.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -15,7 +16,8 @@ use nft::kernel::Netlink;
 use nft::{Family, Kernel as _, Name};
 use service::{Config, Planner, TABLE};
 
-const ENDPOINTS: u32 = 5;
+/// Changes of each kind; enough for a 99th percentile.
+const ROUNDS: u32 = 200;
 
 fn service(number: u32) -> Service {
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + 10 + number);
@@ -68,18 +70,19 @@ fn resident_kib() -> u64 {
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+/// The median and the 99th percentile.
+fn percentiles(mut times: Vec<Duration>) -> String {
     times.sort();
-    times[times.len() / 2]
+    format!("p50 {:.2?}, p99 {:.2?}", times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
-fn measure(count: u32) -> Result<String, Box<dyn Error + Send + Sync>> {
+fn measure(count: u32, endpoints: u32) -> Result<String, Box<dyn Error + Send + Sync>> {
     let mut kernel = Netlink::open()?;
     let table = Name::new(TABLE)?;
     let mut writer = SnapshotWriter::default();
     for number in 0..count {
         writer.apply(Event::Service(Update::Applied(service(number))));
-        writer.apply(Event::Slice(Update::Applied(slice(number, 0, ENDPOINTS))));
+        writer.apply(Event::Slice(Update::Applied(slice(number, 0, endpoints))));
     }
     writer.take_change();
     let snapshot_kib = resident_kib();
@@ -97,10 +100,11 @@ fn measure(count: u32) -> Result<String, Box<dyn Error + Send + Sync>> {
 
     // A restart: a new planner goes on from what the kernel has.
     let start = Instant::now();
-    let listed = kernel.list(Family::Inet, &table)?;
-    let list = start.elapsed();
     let mut restarted = Planner::new(NodeName::new("node-1"), Config::default());
-    let plan = restarted.full(writer.snapshot(), listed.as_ref());
+    let plan = restarted.full(writer.snapshot(), None);
+    let planned = start.elapsed();
+    let listed = kernel.list_expecting(Family::Inet, &table, &plan)?;
+    let list = start.elapsed() - planned;
     let again = nft::diff(&plan.table, listed.as_ref());
     let restart = start.elapsed();
     drop((plan, listed));
@@ -110,9 +114,9 @@ fn measure(count: u32) -> Result<String, Box<dyn Error + Send + Sync>> {
 
     // One endpoint more and less; one Service more and less.
     let (mut endpoint_times, mut service_times, mut operations) = (Vec::new(), Vec::new(), (0, 0));
-    for round in 0..21 {
+    for round in 0..ROUNDS {
         let (first, number) = (round % 2, count / 2);
-        writer.apply(Event::Slice(Update::Applied(slice(number, first, ENDPOINTS))));
+        writer.apply(Event::Slice(Update::Applied(slice(number, first, endpoints))));
         let start = Instant::now();
         let change = writer.take_change();
         let delta = planner.update(writer.snapshot(), &change);
@@ -121,7 +125,7 @@ fn measure(count: u32) -> Result<String, Box<dyn Error + Send + Sync>> {
         operations.0 = operations.0.max(delta.transaction.len());
 
         writer.apply(Event::Service(Update::Applied(service(count + round))));
-        writer.apply(Event::Slice(Update::Applied(slice(count + round, 0, ENDPOINTS))));
+        writer.apply(Event::Slice(Update::Applied(slice(count + round, 0, endpoints))));
         let start = Instant::now();
         let change = writer.take_change();
         let delta = planner.update(writer.snapshot(), &change);
@@ -130,30 +134,33 @@ fn measure(count: u32) -> Result<String, Box<dyn Error + Send + Sync>> {
         operations.1 = operations.1.max(delta.transaction.len());
     }
     Ok(format!(
-        "{count} Services x {ENDPOINTS}: compile {compile:.1?}, diff {diff:.1?}, commit {commit:.1?} ({} operations, {} kB), \
-         full sync {full:.1?}\n  restart: list {list:.1?}, list + compile + diff {restart:.1?}, 0 operations\n  one endpoint \
-         replaced: p50 {:.2?} ({} operations); one Service added: p50 {:.2?} ({} operations)\n  resident: {snapshot_kib} KiB \
-         with the snapshot, {} KiB at the end\n",
+        "{count} Services x {endpoints}\n  first sync {full:.1?}: compile {compile:.1?}, diff {diff:.1?}, commit {commit:.1?} \
+         ({} operations, {} kB)\n  restart {restart:.1?}: list {list:.1?}, 0 operations\n  one endpoint replaced: {} ({} \
+         operations)\n  one Service added: {} ({} operations)\n  resident: {snapshot_kib} KiB with the snapshot, {} KiB at the \
+         end\n",
         committed.operations,
         committed.bytes / 1000,
-        median(endpoint_times),
+        percentiles(endpoint_times),
         operations.0,
-        median(service_times),
+        percentiles(service_times),
         operations.1,
         resident_kib(),
     ))
 }
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut counts: Vec<u32> =
-        std::env::args().skip(1).map(|word| word.parse()).collect::<Result<_, _>>()?;
-    if counts.is_empty() {
-        counts = vec![1_000, 10_000];
+    let mut sizes = Vec::new();
+    for word in std::env::args().skip(1) {
+        let (count, endpoints) = word.split_once('x').ok_or("give sizes as 10000x5")?;
+        sizes.push((count.parse()?, endpoints.parse()?));
     }
-    for count in counts {
+    if sizes.is_empty() {
+        sizes = vec![(10_000, 5), (45_000, 2)];
+    }
+    for (count, endpoints) in sizes {
         let name = format!("fairway-scale-{}", std::process::id());
         let namespace = link::Namespace::create(&name)?;
-        let outcome = namespace.run(|| measure(count));
+        let outcome = namespace.run(|| measure(count, endpoints));
         link::Namespace::delete(&name)?;
         std::io::stdout().write_all(outcome??.as_bytes())?;
     }

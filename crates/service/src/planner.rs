@@ -1,6 +1,7 @@
 //! The planner: state of what is in the kernel, the full compile, and the update for the keys that changed.
 
 mod delta;
+mod expected;
 mod loads;
 mod prior;
 mod ranges;
@@ -12,7 +13,7 @@ use model::{Change, NodeFacts, NodeName, Report, ServiceKey, Snapshot};
 
 use crate::claims::Claims;
 use crate::compile::{self, Context, Planned, PlannedPort, Prior};
-use crate::element::{Elements, Specs, Value, lower};
+use crate::element::{Elements, Lowering, Place, Specs, Value};
 use crate::program::{self, CountChain, SetId};
 use crate::stale::{self, Backends, Slots};
 use crate::{Config, Frontend, HealthCheck, Insiders, LocalTraffic, Side, StaleFlow};
@@ -98,6 +99,8 @@ impl Planner {
             }
         }
         let mut reports = Vec::new();
+        let mut sets = HashMap::new();
+        let mut lowering = Lowering::default();
         let mut elements = Elements::new();
         for service in snapshot.services() {
             let known = before.get(&service.key);
@@ -109,37 +112,55 @@ impl Planner {
             planned.elements(&mut elements);
             self.health.extend(planned.health.map(|check| (service.key.clone(), check)));
             self.steered.learn(&service.key, Some(&planned));
-            self.services.insert(service.key.clone(), planned);
-        }
-        for value in elements.values() {
-            if let Value::Chain(chain) = value {
-                *self.chains.entry(*chain).or_default() += 1;
+            for (at, value) in elements.drain() {
+                self.retain_chain(&value);
+                self.fill(&mut sets, &mut lowering, at, &value);
             }
-        }
-        for planned in self.services.values() {
             for address in planned.ports.iter().flat_map(|port| &port.hairpins) {
                 *self.hairpins.entry(*address).or_default() += 1;
             }
+            self.services.insert(service.key.clone(), planned);
         }
         elements.extend(self.hairpins.keys().map(|address| compile::hairpin(*address)));
         elements.extend(self.ranges.iter().map(|(start, end)| ranges::element(*start, *end)));
+        for (at, value) in elements.drain() {
+            self.fill(&mut sets, &mut lowering, at, &value);
+        }
         reports.sort();
-        Plan { table: self.table(&elements), reports }
+        Plan { table: self.table(sets), reports }
     }
 
-    fn table(&mut self, elements: &Elements) -> nft::Table {
+    /// The whole table again, slots as `listed` has them, for a planner that just made its first plan without a listing.
+    /// To compare with a kernel at start: plan without a listing, list with that plan as what is expected, and only where
+    /// the two differ, adopt.
+    pub fn adopt(&mut self, snapshot: &Snapshot, listed: &nft::Table) -> Plan {
+        self.services.clear();
+        self.full(snapshot, Some(listed))
+    }
+
+    /// Puts one element into its set.
+    fn fill(
+        &mut self,
+        sets: &mut HashMap<SetId, nft::Set>,
+        lowering: &mut Lowering,
+        (set, key): Place,
+        value: &Value,
+    ) {
+        let set = sets.entry(set).or_insert_with(|| nft::Set::new(self.specs.get(set)));
+        set.elements
+            .insert(&lowering.lower(key, value))
+            .expect("invariant: keys and data have the lengths of their set");
+    }
+
+    /// The table of these sets, with those that have no element.
+    fn table(&mut self, mut filled: HashMap<SetId, nft::Set>) -> nft::Table {
         let live: BTreeSet<CountChain> = self.chains.keys().copied().collect();
         let mut table = program::skeleton(&live, &self.config);
         for set in program::sets(&live) {
-            table.insert_set(nft::Set::new(self.specs.get(set)));
+            let filled = filled.remove(&set);
+            table.insert_set(filled.unwrap_or_else(|| nft::Set::new(self.specs.get(set))));
         }
-        for ((set, key), value) in elements {
-            if let Some(set) = table.sets.get_mut(&self.specs.get(*set).name) {
-                set.elements
-                    .insert(&lower(*key, value))
-                    .expect("invariant: keys and data have the lengths of their set");
-            }
-        }
+        debug_assert!(filled.is_empty(), "a set that no live chain asks for");
         table
     }
 
@@ -155,11 +176,15 @@ impl Planner {
             before.extend(self.ranges.iter().map(|(start, end)| ranges::element(*start, *end)));
             after.extend(ranges.iter().map(|(start, end)| ranges::element(*start, *end)));
             self.ranges = ranges;
-            if facts != self.facts.as_ref() {
-                // Its zone, pod CIDRs and addresses say which endpoints are near or here, and what sources are admitted.
-                self.facts = facts.cloned();
+            // Its zone, pod CIDRs and addresses say which endpoints are near or here, and what sources are admitted; what
+            // else a node says of itself leaves every Service as it is.
+            let tells = |facts: &NodeFacts| {
+                (facts.zone.clone(), facts.pod_cidrs.clone(), facts.internal_ips.clone())
+            };
+            if facts.map(tells) != self.facts.as_ref().map(tells) {
                 affected.extend(self.services.keys().cloned());
             }
+            self.facts = facts.cloned();
         }
         self.reclaim(snapshot, &mut affected);
         self.recompile(snapshot, &affected, before, after, &HashMap::new())
@@ -218,7 +243,7 @@ impl Planner {
         };
         self.services.extend(planned_after);
         reports.sort();
-        Delta { transaction: self.transaction(&before, &after), stale, reports }
+        Delta { transaction: self.transaction(before, after), stale, reports }
     }
 
     /// Brings the claims of changed Services up to date and adds everybody who shares one with them.

@@ -8,7 +8,7 @@ use model::{Family, Protocol};
 use nft::conntrack::{self, Conntrack, ConntrackError, Flow, Stale};
 use nft::kernel::{Netlink, Watch};
 use nft::{CommitError, Committed, Kernel as _, ListError, Name, Table, Transaction};
-use service::{Frontend, Insiders, Planner, StaleFlow};
+use service::{Frontend, Insiders, Plan, Planner, StaleFlow};
 
 /// IPS_DST_NAT: the connection was translated.
 const TRANSLATED: u32 = 32;
@@ -31,7 +31,7 @@ impl Sockets {
             link: link::kernel::Netlink::open()?,
             table: Name::new(service::TABLE)?,
         };
-        sockets.list()?;
+        sockets.nft.probe()?;
         Ok(sockets)
     }
 
@@ -42,14 +42,14 @@ impl Sockets {
         Ok(watch)
     }
 
-    pub(crate) fn list(&mut self) -> Result<Option<Table>, ListError> {
-        self.nft.list(nft::Family::Inet, &self.table)
+    /// The table as it is; `expected` is what it probably has.
+    pub(crate) fn list(&mut self, expected: &Plan) -> Result<Option<Table>, ListError> {
+        self.nft.list_expecting(nft::Family::Inet, &self.table, expected)
     }
 
     /// Whether the kernel has a table of ours with anything in it.
     pub(crate) fn is_programmed(&mut self) -> bool {
-        let listed = self.nft.list(nft::Family::Inet, &self.table).ok().flatten();
-        listed.is_some_and(|table| table.sets.values().any(|set| !set.elements.is_empty()))
+        self.nft.is_filled(nft::Family::Inet, &self.table).unwrap_or(false)
     }
 
     pub(crate) fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {

@@ -1,9 +1,11 @@
-//! Reading a table back: five kinds of dumps, parsed as they stream in, tried again when the table changed meanwhile.
+//! Reading a table back: five kinds of dumps, parsed as they stream in, tried again when the table changed meanwhile. Big
+//! sets whose keys somebody knows are asked for by key instead.
 
 use std::collections::HashMap;
 use std::io;
 
-use super::Netlink;
+use super::ask::ask;
+use super::{Expected, Netlink};
 use crate::elements::Elements;
 use crate::expr::{AnonymousSet, Expr, SetRef};
 use crate::raise::raise;
@@ -11,45 +13,109 @@ use crate::wire::attr::{Message, Messages, Writer, refusal, u32_be};
 use crate::wire::decode::{self, ElementReader, SetMessage};
 use crate::wire::number::{self, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use crate::wire::{message_type, userdata};
-use crate::{Chain, Data, Errno, Family, ListError, Name, Set, Table};
+use crate::{Chain, Data, Errno, Family, ListError, Name, Packed, Set, SetSpec, Table};
 
 const ATTEMPTS: u32 = 20;
 
-/// What stopped a dump.
+/// What stopped a reading.
 pub(super) enum Stop {
     /// The tables changed while it ran.
     Interrupted,
     Errno(&'static str, i32),
 }
 
-fn socket_error(what: &'static str) -> impl Fn(io::Error) -> Stop {
+pub(super) fn socket_error(what: &'static str) -> impl Fn(io::Error) -> Stop {
     move |error| Stop::Errno(what, error.raw_os_error().unwrap_or(libc::EIO))
 }
 
+/// Reads a table; `expected` knows keys of big sets.
 pub(super) fn list(
     kernel: &mut Netlink,
     family: Family,
     name: &Name,
+    expected: Option<&dyn Expected>,
 ) -> Result<Option<Table>, ListError> {
+    undisturbed(kernel, name, |kernel| read(kernel, family, name, expected))
+}
+
+/// Asks for the generation; what fails is how to tell that there is no nf_tables.
+pub(super) fn probe(kernel: &mut Netlink) -> Result<(), ListError> {
+    let refused = |what, errno| ListError::Refused {
+        table: "(none yet)".to_owned(),
+        what,
+        errno: Errno(errno),
+    };
+    match generation(kernel) {
+        Err(Stop::Errno(what, errno)) => Err(refused(what, errno)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether any set of the table has an element, without reading one; where the kernel does not count, a set is enough.
+pub(super) fn is_filled(
+    kernel: &mut Netlink,
+    family: Family,
+    name: &Name,
+) -> Result<bool, ListError> {
+    undisturbed(kernel, name, |kernel| {
+        let mut filled = false;
+        let asked = kernel.ask(
+            "sets",
+            number::GETSET,
+            NLM_F_DUMP,
+            family,
+            |w| w.string(1, name.as_str()),
+            |message| {
+                let set = decode::set(message.attributes()).filter(|set| set.table == *name);
+                filled |= set.is_some_and(|set| set.count.is_none_or(|count| count > 0));
+            },
+        );
+        match asked {
+            Err(Stop::Errno(_, libc::ENOENT)) => Ok(false),
+            other => other.map(|()| filled),
+        }
+    })
+}
+
+/// The elements of one set that have one of these keys.
+pub(super) fn get(
+    kernel: &mut Netlink,
+    family: Family,
+    table: &Name,
+    set: &SetSpec,
+    keys: &[Packed],
+) -> Result<Elements, ListError> {
+    undisturbed(kernel, table, |kernel| ask(kernel, family, table, set, keys))
+}
+
+/// Reads until the tables did not change meanwhile.
+fn undisturbed<T>(
+    kernel: &mut Netlink,
+    table: &Name,
+    mut read: impl FnMut(&mut Netlink) -> Result<T, Stop>,
+) -> Result<T, ListError> {
     for _ in 0..ATTEMPTS {
-        match attempt(kernel, family, name) {
-            Ok(table) => return Ok(table),
+        match attempt(kernel, &mut read) {
+            Ok(found) => return Ok(found),
             Err(Stop::Interrupted) => {}
             Err(Stop::Errno(what, errno)) => {
                 return Err(ListError::Refused {
-                    table: name.to_string(),
+                    table: table.to_string(),
                     what,
                     errno: Errno(errno),
                 });
             }
         }
     }
-    Err(ListError::Unstable { table: name.to_string(), attempts: ATTEMPTS })
+    Err(ListError::Unstable { table: table.to_string(), attempts: ATTEMPTS })
 }
 
-fn attempt(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<Table>, Stop> {
+fn attempt<T>(
+    kernel: &mut Netlink,
+    read: &mut impl FnMut(&mut Netlink) -> Result<T, Stop>,
+) -> Result<T, Stop> {
     let before = generation(kernel)?;
-    let listed = read(kernel, family, name);
+    let listed = read(kernel);
     match listed {
         // Gone between two questions: that too is a change.
         Err(Stop::Errno(_, libc::ENOENT)) if generation(kernel)? != before => {
@@ -60,7 +126,12 @@ fn attempt(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<T
     }
 }
 
-fn read(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<Table>, Stop> {
+fn read(
+    kernel: &mut Netlink,
+    family: Family,
+    name: &Name,
+    expected: Option<&dyn Expected>,
+) -> Result<Option<Table>, Stop> {
     let mut table = Table::new(family, name.clone());
     let mut found = false;
     let asked = kernel.ask(
@@ -98,13 +169,18 @@ fn read(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<Tabl
             sets.extend(decode::set(message.attributes()).filter(|set| set.table == *name));
         },
     )?;
+    // What a verdict map says may tell which keys to expect in the others.
+    sets.sort_by_key(|set| set.spec.data != crate::SetData::Verdict);
     let mut anonymous = HashMap::new();
     let mut key_lens = HashMap::new();
     for set in sets {
+        let keys = expected
+            .filter(|_| can_be_asked(&set))
+            .and_then(|expected| expected.keys(&set.spec, &table));
         let elements = if set.foreign {
             Elements::new(&set.spec)
         } else {
-            read_elements(kernel, family, name, &set)?
+            read_elements(kernel, family, name, &set, keys)?
         };
         if set.anonymous {
             anonymous.insert(set.spec.name.clone(), anonymous_set(&set, &elements));
@@ -160,7 +236,14 @@ fn read(kernel: &mut Netlink, family: Family, name: &Name) -> Result<Option<Tabl
     Ok(Some(table))
 }
 
-/// All elements of a set.
+/// Whether elements can be asked for by key, and their number says whether there are others.
+fn can_be_asked(set: &SetMessage) -> bool {
+    let flags = &set.spec.flags;
+    let plain = !flags.interval && !flags.dynamic && !flags.timeout && !set.foreign;
+    plain && !set.anonymous && set.count.is_some()
+}
+
+/// All elements of a set, `keys` being those it probably has.
 ///
 /// The kernel grows the hash table of a set in the background, after the commit that filled it, and a dump that meets it
 /// misses elements without a word and without a new generation. So they are counted, and collected again until all are
@@ -170,7 +253,24 @@ fn read_elements(
     family: Family,
     table: &Name,
     set: &SetMessage,
+    keys: Option<Vec<Packed>>,
 ) -> Result<Elements, Stop> {
+    // A key that is not there costs a question of its own, and a set with few of them is small.
+    let mostly_there = |keys: &Vec<Packed>, count: u32| count as usize >= keys.len() / 2;
+    if let (Some(mut keys), Some(count)) = (keys, set.count)
+        && mostly_there(&keys, count)
+    {
+        // One key twice would count twice, and one of another length is refused.
+        let key_len = set.spec.key_len();
+        keys.retain(|key| key.len() == key_len);
+        keys.sort_unstable();
+        keys.dedup();
+        let elements = ask(kernel, family, table, &set.spec, &keys)?;
+        if elements.len() == count as usize {
+            return Ok(elements);
+        }
+        tracing::debug!(set = %set.spec.name, found = elements.len(), count, "elements nobody expects, reading all");
+    }
     let mut reader = ElementReader::new(&set.spec);
     let flags = &set.spec.flags;
     let may_grow = !flags.interval && !flags.dynamic && !flags.timeout;

@@ -2,13 +2,13 @@
 
 use std::io;
 
-use super::{Kernel, Socket, list};
+use super::{Expected, Kernel, Socket, list};
 use crate::wire::attr::{Attributes, Message, Messages, NF_HEADER, Refusal, refusal, u32_be};
 use crate::wire::encode::{Batch, encode};
 use crate::wire::number;
 use crate::{
-    CommitError, Committed, Element, Errno, Family, ListError, Name, Op, Refused, Table,
-    Transaction,
+    CommitError, Committed, Element, Elements, Errno, Family, ListError, Name, Op, Packed, Refused,
+    SetSpec, Table, Transaction,
 };
 
 /// The kernel's nf_tables in one network namespace.
@@ -40,6 +40,36 @@ impl Netlink {
         first
     }
 
+    /// Tries whether there is nf_tables at all.
+    ///
+    /// # Errors
+    /// [`ListError::Refused`] when not.
+    pub fn probe(&mut self) -> Result<(), ListError> {
+        list::probe(self)
+    }
+
+    /// Whether a table of this name has elements, without reading them.
+    ///
+    /// # Errors
+    /// [`ListError`].
+    pub fn is_filled(&mut self, family: Family, name: &Name) -> Result<bool, ListError> {
+        list::is_filled(self, family, name)
+    }
+
+    /// The elements of a set that have one of `keys`; a key that is not there has none in the answer.
+    ///
+    /// # Errors
+    /// [`ListError::Refused`] with ENOENT when there is no such table or set.
+    pub fn get(
+        &mut self,
+        family: Family,
+        table: &Name,
+        set: &SetSpec,
+        keys: &[Packed],
+    ) -> Result<Elements, ListError> {
+        list::get(self, family, table, set, keys)
+    }
+
     fn drain(&mut self) -> io::Result<()> {
         while self.socket.receive(false)?.is_some() {}
         Ok(())
@@ -60,7 +90,16 @@ impl Netlink {
 
 impl Kernel for Netlink {
     fn list(&mut self, family: Family, name: &Name) -> Result<Option<Table>, ListError> {
-        list::list(self, family, name)
+        list::list(self, family, name, None)
+    }
+
+    fn list_expecting(
+        &mut self,
+        family: Family,
+        name: &Name,
+        expected: &dyn Expected,
+    ) -> Result<Option<Table>, ListError> {
+        list::list(self, family, name, Some(expected))
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {

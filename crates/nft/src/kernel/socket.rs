@@ -11,6 +11,7 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     port: u32,
     send_buffer: usize,
+    receive_buffer: usize,
     receive: Vec<u8>,
 }
 
@@ -18,6 +19,8 @@ const SEND_BUFFER: usize = 1 << 20;
 const RECEIVE_BUFFER: i32 = 8 << 20;
 /// The kernel fills at most 32 KiB of a dump at once, and single messages stay below.
 const DATAGRAM: usize = 256 << 10;
+/// Datagrams taken with one system call where each is one short message.
+const MANY: usize = 64;
 
 impl Socket {
     pub(crate) fn open() -> io::Result<Self> {
@@ -38,7 +41,8 @@ impl Socket {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        let mut socket = Self { fd, port: 0, send_buffer: 0, receive: vec![0; DATAGRAM] };
+        let mut socket =
+            Self { fd, port: 0, send_buffer: 0, receive_buffer: 0, receive: vec![0; DATAGRAM] };
         // SAFETY: sockaddr_nl is plain data, and the lengths passed are its size.
         unsafe {
             let mut address: libc::sockaddr_nl = zeroed();
@@ -57,12 +61,33 @@ impl Socket {
         socket.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
         socket.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER as i32)?;
         socket.send_buffer = SEND_BUFFER;
+        socket.receive_buffer = socket.size_of_receive_buffer();
         Ok(socket)
     }
 
     /// The address the kernel knows this socket by.
     pub(crate) fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Bytes of answers that can wait, by the kernel's own count.
+    pub(crate) fn receive_buffer(&self) -> usize {
+        self.receive_buffer
+    }
+
+    fn size_of_receive_buffer(&self) -> usize {
+        let (mut size, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
+        // SAFETY: the option's value is an int, and the length passed is its size.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUF,
+                (&raw mut size).cast(),
+                &raw mut length,
+            )
+        };
+        if result < 0 { 0 } else { usize::try_from(size).unwrap_or(0) }
     }
 
     pub(crate) fn join(&self, group: u32) -> io::Result<()> {
@@ -123,6 +148,49 @@ impl Socket {
                 _ => return Err(error),
             }
         }
+    }
+
+    /// Receives what is there, each datagram at most 4 KiB long, and says how many it took; 0 when there is none left.
+    pub(crate) fn receive_many(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
+        let room = self.receive.len() / MANY;
+        let base = self.receive.as_mut_ptr();
+        let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: room }; MANY];
+        // SAFETY: msghdr and mmsghdr are plain data for which zero means absent.
+        let mut headers: [libc::mmsghdr; MANY] = unsafe { zeroed() };
+        for (at, (part, header)) in parts.iter_mut().zip(&mut headers).enumerate() {
+            // SAFETY: `MANY` parts of `room` bytes lie within the receive buffer.
+            part.iov_base = unsafe { base.add(at * room) }.cast();
+            header.msg_hdr.msg_iov = part;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        let count = loop {
+            // SAFETY: the headers describe disjoint parts of the receive buffer, which outlives the call.
+            let count = unsafe {
+                libc::recvmmsg(
+                    self.fd.as_raw_fd(),
+                    headers.as_mut_ptr(),
+                    MANY as libc::c_uint,
+                    libc::MSG_DONTWAIT,
+                    std::ptr::null_mut(),
+                )
+            };
+            if let Ok(count) = usize::try_from(count) {
+                break count;
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Ok(0),
+                _ => return Err(error),
+            }
+        };
+        for (at, header) in headers.iter().take(count).enumerate() {
+            if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+                return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+            }
+            take(&self.receive[at * room..at * room + header.msg_len as usize]);
+        }
+        Ok(count)
     }
 }
 

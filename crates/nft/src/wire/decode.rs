@@ -249,6 +249,11 @@ impl ElementReader {
         }
     }
 
+    /// Makes room for this many elements.
+    pub(crate) fn reserve(&mut self, elements: usize) {
+        self.elements.reserve(elements);
+    }
+
     /// Takes the elements of one message.
     pub(crate) fn read(&mut self, attributes: Attributes<'_>) {
         for (kind, list) in attributes {

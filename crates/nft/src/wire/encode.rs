@@ -7,12 +7,12 @@ use super::{message_type, userdata};
 use crate::expr::{AnonymousSet, Expr, SetRef};
 use crate::lower::{RuleError, lower};
 use crate::{
-    Data, Element, ElementExtra, Hook, HookKind, HookPoint, Name, Op, Policy, Rule, SetData,
-    SetSpec, Transaction, Verdict,
+    Data, Element, ElementExtra, Hook, HookKind, HookPoint, Name, Op, Packed, Policy, Rule,
+    SetData, SetSpec, Transaction, Verdict,
 };
 
 /// An attribute's length has 16 bits; a chunk of elements is closed before it could pass them.
-const CHUNK: usize = 60_000;
+pub(crate) const ELEMENTS_CHUNK: usize = 60_000;
 
 /// The bytes to send, and which message belongs to which operation.
 pub(crate) struct Batch {
@@ -199,7 +199,7 @@ impl Encoder<'_> {
             self.w.string(2, anonymous_name(set.is_vmap));
             self.w.u32(4, id);
             let list = self.w.nest(3);
-            while next < set.elements.len() && self.w.length_since(list) < CHUNK {
+            while next < set.elements.len() && self.w.length_since(list) < ELEMENTS_CHUNK {
                 let (key, verdict) = &set.elements[next];
                 let element = self.w.nest(1);
                 data(&mut self.w, 1, &key.as_bytes()[..set.key_len.min(key.len())]);
@@ -272,7 +272,7 @@ impl Encoder<'_> {
             let open = self.open(message, flags);
             self.w.string(2, spec.name.as_str());
             let list = self.w.nest(3);
-            while next < elements.len() && self.w.length_since(list) < CHUNK {
+            while next < elements.len() && self.w.length_since(list) < ELEMENTS_CHUNK {
                 self.element(spec, &elements[next], key_len, data_len, deleting);
                 next += 1;
             }
@@ -330,6 +330,14 @@ impl Encoder<'_> {
             self.w.bytes(6, &userdata::comment(comment));
         }
     }
+}
+
+/// An element that is only a key.
+pub(crate) fn encode_key(w: &mut Writer, key: &Packed, key_len: usize) {
+    let nest = w.nest(1);
+    let key = key.as_bytes();
+    data(w, 1, &key[..trimmed(key, key_len)]);
+    w.end_nest(nest);
 }
 
 /// A key that differs in length from its set's is sent as it is: the kernel says what is wrong with it.

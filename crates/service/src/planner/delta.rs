@@ -1,47 +1,102 @@
 //! Two states of elements to one transaction: what is needed comes first, what is left over goes last.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use nft::{Element, Op, Transaction};
 
 use super::Planner;
-use crate::element::{Elements, Value, lower};
+use crate::element::{Elements, Lowering, Value};
 use crate::program::{self, CountChain, SetId};
+
+/// Count chains this update may bring or take, and whether they were there before.
+#[derive(Default)]
+struct Touched(BTreeMap<CountChain, bool>);
+
+impl Touched {
+    fn note(&mut self, live: &BTreeMap<CountChain, u32>, value: &Value) {
+        if let Value::Chain(chain) = value {
+            self.0.entry(*chain).or_insert_with(|| live.contains_key(chain));
+        }
+    }
+
+    /// The count chains before and after, if they are not the same: nearly always they are.
+    fn change(
+        self,
+        live: &BTreeMap<CountChain, u32>,
+    ) -> Option<(BTreeSet<CountChain>, BTreeSet<CountChain>)> {
+        let changed: Vec<_> =
+            self.0.into_iter().filter(|(chain, was)| live.contains_key(chain) != *was).collect();
+        if changed.is_empty() {
+            return None;
+        }
+        let after: BTreeSet<_> = live.keys().copied().collect();
+        let mut before = after.clone();
+        for (chain, was) in changed {
+            if was {
+                before.insert(chain)
+            } else {
+                before.remove(&chain)
+            };
+        }
+        Some((before, after))
+    }
+}
 
 impl Planner {
     /// The transaction from `before` to `after`, the elements of everything concerned.
-    pub(super) fn transaction(&mut self, before: &Elements, after: &Elements) -> Transaction {
+    pub(super) fn transaction(&mut self, before: Elements, after: Elements) -> Transaction {
+        let (before, after) = (before.into_sorted(), after.into_sorted());
         let mut remove: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
         let mut add: BTreeMap<SetId, Vec<Element>> = BTreeMap::new();
-        let live_before: BTreeSet<CountChain> = self.chains.keys().copied().collect();
-        for (at, value) in after {
-            if before.get(at) != Some(value) {
-                add.entry(at.0).or_default().push(lower(at.1, value));
+        let mut lowering = Lowering::default();
+        let mut touched = Touched::default();
+        // Two sorted lists: what only one has, or has otherwise, changes.
+        let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((was, _)), Some((is, _))) => was.cmp(is),
+            };
+            let was = if order.is_le() { old.next() } else { None };
+            let is = if order.is_ge() { new.next() } else { None };
+            if was.map(|(_, value)| value) == is.map(|(_, value)| value) {
+                continue;
+            }
+            if let Some(((set, key), value)) = was {
+                remove.entry(*set).or_default().push(lowering.lower(*key, value));
+                touched.note(&self.chains, value);
+            }
+            if let Some(((set, key), value)) = is {
+                add.entry(*set).or_default().push(lowering.lower(*key, value));
+                touched.note(&self.chains, value);
                 self.retain_chain(value);
             }
-        }
-        for (at, value) in before {
-            if after.get(at) != Some(value) {
-                remove.entry(at.0).or_default().push(lower(at.1, value));
+            if let Some((_, value)) = was {
                 self.release_chain(value);
             }
         }
-        let live_after: BTreeSet<CountChain> = self.chains.keys().copied().collect();
         let mut transaction = Transaction::new(nft::Family::Inet, program::name(program::TABLE));
-        self.add_missing(&live_before, &live_after, &mut transaction);
-        for (set, mut elements) in remove {
-            elements.sort_unstable_by_key(|element| element.key);
+        let live = touched.change(&self.chains);
+        if let Some((before, after)) = &live {
+            self.add_missing(before, after, &mut transaction);
+        }
+        for (set, elements) in remove {
             transaction.push(Op::DeleteElements { set: self.specs.get(set), elements });
         }
-        for (set, mut elements) in add {
-            elements.sort_unstable_by_key(|element| element.key);
+        for (set, elements) in add {
             transaction.push(Op::AddElements { set: self.specs.get(set), elements });
         }
-        self.remove_unused(&live_before, &live_after, &mut transaction);
+        if let Some((before, after)) = &live {
+            self.remove_unused(before, after, &mut transaction);
+        }
         transaction
     }
 
-    fn retain_chain(&mut self, value: &Value) {
+    /// Counts a frontend of a count chain.
+    pub(super) fn retain_chain(&mut self, value: &Value) {
         if let Value::Chain(chain) = value {
             *self.chains.entry(*chain).or_default() += 1;
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use nft::{Packed, Table};
+use nft::{Packed, Set, Table};
 
 use crate::element::raise_endpoint;
 use crate::program::SetId;
@@ -11,14 +11,13 @@ use crate::{Frontend, Side};
 /// The endpoints of one side of `frontend` by slot, as far as they are there without a gap; empty if the table knows nothing of it.
 pub(super) fn slots(table: &Table, frontend: &Frontend, side: Side) -> Vec<SocketAddr> {
     let (at, family, key) = (frontend.at(), frontend.family(), frontend.key());
-    let endpoint = |set: SetId, key: Packed| {
-        let element = table.sets.get(&set.name())?.elements.get(&key)?;
-        raise_endpoint(family, &element.data)
-    };
-    let random: Vec<_> =
-        (0..).map_while(|slot| endpoint(SetId::Slot(at, side, family), key.index(slot))).collect();
-    if !random.is_empty() {
-        return random;
+    let endpoint = |set: &Set, key: &Packed| raise_endpoint(family, &set.elements.get(key)?.data);
+    if let Some(set) = table.sets.get(&SetId::Slot(at, side, family).name()) {
+        let random: Vec<_> = (0..).map_while(|slot| endpoint(set, &key.index(slot))).collect();
+        if !random.is_empty() {
+            return random;
+        }
     }
-    (0..).map_while(|slot| endpoint(SetId::AffineSlot(at, side, family, slot), key)).collect()
+    let affine = |slot| table.sets.get(&SetId::AffineSlot(at, side, family, slot).name());
+    (0..).map_while(|slot| endpoint(affine(slot)?, &key)).collect()
 }
