@@ -1,11 +1,11 @@
 //! The sockets of the kernel thread: nf_tables and connection tracking.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Family, Protocol};
-use nft::conntrack::{self, Conntrack, ConntrackError, Flow, Stale};
+use nft::conntrack::{self, Conntrack, ConntrackError, Flow};
 use nft::kernel::{Netlink, Watch};
 use nft::{CommitError, Committed, Kernel as _, ListError, Name, Table, Transaction};
 use service::{Frontend, Insiders, Plan, Planner, StaleFlow};
@@ -79,36 +79,47 @@ impl Sockets {
         self.conntrack.delete(flows)
     }
 
+    /// Deletes what became stale. The kernel walks its whole table for any question, so there is one question for all.
     pub(crate) fn delete_stale(
         &mut self,
         stale: &[StaleFlow],
         insiders: &Insiders,
     ) -> Result<usize, ConntrackError> {
-        let mut deleted = 0;
-        let mut local = None;
+        let mut by_frontend: HashMap<Frontend, Vec<&StaleFlow>> = HashMap::new();
         for one in stale {
-            let mut frontend = conntrack::Frontend {
-                protocol: one.frontend.protocol().number(),
-                address: None,
-                port: one.frontend.port(),
-            };
-            if let Frontend::Address { address, .. } = one.frontend {
-                frontend.address = Some(address);
-            }
-            let which = one.endpoint.map_or(Stale::All, Stale::To);
-            let mut flows = self.conntrack.of_frontend(frontend)?;
-            flows.retain(|flow| which.covers(flow) && one.concerns(flow.original.source, insiders));
-            // A port alone is everybody's: pods talk to that port of other machines, too.
-            if let Frontend::NodePort { family, .. } = one.frontend {
-                let local = local.get_or_insert_with(|| self.local_addresses());
-                flows.retain(|flow| {
-                    let dialled = flow.original.destination;
-                    Family::of(dialled) == family && local.contains(dialled)
-                });
-            }
-            deleted += self.conntrack.delete(&flows)?;
+            by_frontend.entry(one.frontend).or_default().push(one);
         }
-        Ok(deleted)
+        // A port alone is everybody's: pods talk to that port of other machines, too.
+        let has_ports =
+            by_frontend.keys().any(|frontend| matches!(frontend, Frontend::NodePort { .. }));
+        let local = if has_ports { self.local_addresses() } else { LocalAddresses::default() };
+        let mut flows = Vec::new();
+        let mut take = |flow: &Flow| {
+            let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return };
+            let (address, port) = (flow.original.destination, flow.original.destination_port);
+            let by_address = Frontend::Address { address, protocol, port };
+            let by_port = Frontend::NodePort { family: Family::of(address), protocol, port };
+            let at_address = by_frontend.get(&by_address);
+            let at_port = by_frontend.get(&by_port).filter(|_| local.contains(address));
+            let answered_by = SocketAddr::new(flow.reply.source, flow.reply.source_port);
+            let is_stale = |one: &&StaleFlow| {
+                one.endpoint.is_none_or(|endpoint| endpoint == answered_by)
+                    && one.concerns(flow.original.source, insiders)
+            };
+            if at_address.into_iter().chain(at_port).flatten().any(is_stale) {
+                flows.push(flow.clone());
+            }
+        };
+        match by_frontend.keys().next() {
+            Some(&Frontend::Address { address, protocol, port }) if by_frontend.len() == 1 => {
+                // The kernel leaves out all others.
+                let protocol = protocol.number();
+                let asked = conntrack::Frontend { protocol, address: Some(address), port };
+                self.conntrack.of_frontend(asked)?.iter().for_each(&mut take);
+            }
+            _ => self.conntrack.each(&mut take)?,
+        }
+        self.conntrack.delete(&flows)
     }
 
     /// The addresses of this node. None when the kernel does not say: then no flow counts as one to a node port.
