@@ -20,17 +20,24 @@ const REMEMBERED: usize = 1024;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
+/// Waits begin anew after this long without one. Not at the first success: a watcher that pages announces every new attempt.
+const CALM: Duration = Duration::from_secs(20);
+
 /// Waits that double from 0.1 s to 10 s, each drawn from its upper half, so that the nodes of a cluster do not come back
 /// to a restarted API server at the same moment.
 #[derive(Debug, Default)]
 pub(crate) struct Retry {
     attempt: u32,
+    last: Option<Instant>,
 }
 
 impl Iterator for Retry {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
+        if self.last.replace(Instant::now()).is_some_and(|last| last.elapsed() > CALM) {
+            self.attempt = 0;
+        }
         let whole = FIRST_RETRY.saturating_mul(1 << self.attempt.min(16)).min(LONGEST_RETRY);
         self.attempt = self.attempt.saturating_add(1);
         // A fresh RandomState hashes anything to a random number.
@@ -40,9 +47,8 @@ impl Iterator for Retry {
 }
 
 impl Backoff for Retry {
-    fn reset(&mut self) {
-        self.attempt = 0;
-    }
+    /// Says that an item came, which proves nothing: see [`CALM`].
+    fn reset(&mut self) {}
 }
 
 /// Decides; knows no clock.

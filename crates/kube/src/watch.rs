@@ -11,7 +11,6 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use model::{Event, Kind, NodeFacts, ObjectKey, ObjectRef, Parsed, Report, Severity, Uid, Update};
@@ -24,9 +23,6 @@ use crate::progress::revision_of;
 
 /// Objects per page where lists do not stream.
 const PAGE: u32 = 200;
-/// Back-off starts again after this long without an error. Not at once: a failing watcher announces every new attempt, and
-/// each announcement would count as success.
-const CALM: Duration = Duration::from_secs(20);
 /// A server that does not know a kind is asked again after this: it may be upgraded.
 const ABSENT: Duration = Duration::from_secs(600);
 /// When the objects of an EndpointSlice changed, written by its controller with sub-second precision.
@@ -105,8 +101,7 @@ async fn follow<K, T>(
         let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
         let config = watcher::Config::default();
         let config = if streaming { config.streaming_lists() } else { config.page_size(PAGE) };
-        let backoff = ResetTimerBackoff::new(Retry::default(), CALM);
-        let mut stream = pin!(watcher::watcher(api, config).backoff(backoff));
+        let mut stream = pin!(watcher::watcher(api, config).backoff(Retry::default()));
         let mut listing = false;
         while let Some(item) = stream.next().await {
             let message = match item {

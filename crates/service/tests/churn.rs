@@ -88,6 +88,12 @@ fn gone(number: u32) -> [Event; 2] {
     [Event::Service(Update::Deleted(key(""))), Event::Slice(Update::Deleted(key("-abcde")))]
 }
 
+fn apply(writer: &mut SnapshotWriter, events: impl IntoIterator<Item = Event>) {
+    for event in events {
+        writer.apply(event);
+    }
+}
+
 /// Between none and seven endpoints of twelve, another choice each time.
 fn some_endpoints(number: u32, random: &mut Random) -> Event {
     let (first, count) = (random.below(6), random.below(8));
@@ -128,9 +134,9 @@ fn churn(kernel: &mut impl Kernel, count: u32) {
         for _ in 0..100 {
             let number = random.below(count);
             match random.below(6) {
-                0 => gone(number).into_iter().for_each(|event| drop(writer.apply(event))),
-                1 => drop(writer.apply(service(number))),
-                _ => drop(writer.apply(some_endpoints(number, &mut random))),
+                0 => apply(&mut writer, gone(number)),
+                1 => apply(&mut writer, [service(number)]),
+                _ => apply(&mut writer, [some_endpoints(number, &mut random)]),
             }
         }
         let change = writer.take_change();
@@ -150,7 +156,7 @@ fn churn(kernel: &mut impl Kernel, count: u32) {
     // Things happen while no agent is there: the next one mends them, and then there is nothing left to do.
     for _ in 0..100 {
         let number = random.below(count);
-        gone(number).into_iter().for_each(|event| drop(writer.apply(event)));
+        apply(&mut writer, gone(number));
         writer.apply(some_endpoints(random.below(count), &mut random));
     }
     assert!(restart(kernel, &writer) > 0);
