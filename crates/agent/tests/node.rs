@@ -158,7 +158,7 @@ async fn steering(services: &Api<Service>, slices: &Api<EndpointSlice>) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let uneven = async || slots("10.244.2.5") <= 3 && slots("10.244.2.6") >= 13;
-    let took = eventually("fewer slots for who holds more", 10 * second, uneven).await;
+    let took = eventually("fewer slots for who holds more", 60 * second, uneven).await;
     println!("steered {took:?} after the connections came");
     assert_eq!(table().expect("the table").chains.len(), chains, "elements only");
 }

@@ -13,6 +13,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Where the connections are so many that counting takes long, it waits so many times as long: two in a hundred of one
 /// core's time.
 const REST: u32 = 50;
+/// But never longer: one count that was slow because the machine was busy says little about the next.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// When to count next.
 #[derive(Debug, Default)]
@@ -39,7 +41,8 @@ impl ServicesLoop {
         }
         let frontends: Vec<Frontend> = self.planner.steered().collect();
         let counted = self.kernel.call(move |sockets| count(sockets, frontends)).await?;
-        self.counting.0 = Some(Instant::now() + EVERY.max(started.elapsed() * REST));
+        let rest = (started.elapsed() * REST).clamp(EVERY, LONGEST);
+        self.counting.0 = Some(Instant::now() + rest);
         let loads = match counted {
             Ok(loads) => loads,
             Err(error) => {
