@@ -66,6 +66,17 @@ pub(crate) enum View {
 }
 
 impl View {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::External,
+        Self::Inside,
+        Self::Outside,
+        Self::Node,
+        Self::NodeInside,
+        Self::NodeOutside,
+    ];
+
     /// How its frontends are recognised.
     pub(crate) fn at(self) -> At {
         match self {

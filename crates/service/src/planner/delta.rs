@@ -20,7 +20,8 @@ impl Touched {
         }
     }
 
-    /// The count chains before and after, if they are not the same: nearly always they are.
+    /// The count chains before and after, if they are not the same: nearly always they are. Those that came or went, and
+    /// those they may share a chain or a set with: round robin has a chain per frontend, so all would be too many.
     fn change(
         self,
         live: &BTreeMap<CountChain, u32>,
@@ -30,7 +31,12 @@ impl Touched {
         if changed.is_empty() {
             return None;
         }
-        let after: BTreeSet<_> = live.keys().copied().collect();
+        let came = changed.iter().filter(|(_, was)| !was).map(|(chain, _)| *chain);
+        let mut after: BTreeSet<_> = came.collect();
+        if changed.iter().any(|(chain, _)| chain.shares()) {
+            let sharing = CountChain::sharing().into_iter().flat_map(|range| live.range(range));
+            after.extend(sharing.map(|(chain, _)| *chain));
+        }
         let mut before = after.clone();
         for (chain, was) in changed {
             if was {

@@ -1,5 +1,6 @@
 //! The chains that pick a slot: one per view, algorithm and count of slots, made on demand.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use model::Family;
@@ -89,6 +90,17 @@ impl CountChain {
             Algorithm::SourceHash => format!("{view}-source-hash-{}", self.count),
             Algorithm::Maglev => format!("{view}-maglev-{}", self.count),
         })
+    }
+
+    /// Whether another count chain may need the same chains or sets: those of affinity slots, whatever the timeout.
+    pub(crate) fn shares(self) -> bool {
+        matches!(self.algorithm, Algorithm::Affine(_))
+    }
+
+    /// Where in their order the count chains are that [share](Self::shares).
+    pub(crate) fn sharing() -> [RangeInclusive<Self>; View::ALL.len()] {
+        let bound = |view, most| Self { view, algorithm: Algorithm::Affine(most), count: most };
+        View::ALL.map(|view| bound(view, 0)..=bound(view, u32::MAX))
     }
 
     /// The sets it needs besides the fixed ones.
