@@ -211,12 +211,14 @@ impl ServicesLoop {
                 self.report(reports);
                 self.progress.saw(&event, revision);
                 let of_node = matches!(event, model::Event::Node(_));
+                // No Service depends on these: they say nothing about how fast Services are.
+                let of_pods = matches!(event, model::Event::Pod(_) | model::Event::Namespace(_));
                 let changed = self.writer.apply(event);
                 if of_node {
                     let own = self.writer.snapshot().node(self.node.as_str());
                     self.health.set_leaving(own.is_some_and(|node| node.leaving));
                 }
-                if changed && self.writer.is_complete() && self.stamps.len() < STAMPS {
+                if changed && !of_pods && self.writer.is_complete() && self.stamps.len() < STAMPS {
                     self.stamps.push((received, happened));
                 }
             }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -59,7 +59,7 @@ pub struct Watches {
     _tasks: JoinSet<()>,
 }
 
-/// Watches Services, EndpointSlices, Nodes and, where the server has them, ServiceCIDRs. Messages of one kind are in order.
+/// Watches Services, EndpointSlices, Nodes, Pods, Namespaces and, where the server has them, ServiceCIDRs. Messages of one kind are in order.
 #[must_use]
 pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
     let mut tasks = JoinSet::new();
@@ -81,6 +81,13 @@ pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
         sink.clone(),
         Kind::ServiceCidr,
         Event::ServiceCidr,
+    ));
+    tasks.spawn(follow::<Pod, model::Pod>(client.clone(), sink.clone(), Kind::Pod, Event::Pod));
+    tasks.spawn(follow::<Namespace, model::Namespace>(
+        client.clone(),
+        sink.clone(),
+        Kind::Namespace,
+        Event::Namespace,
     ));
     Watches { _tasks: tasks }
 }

@@ -2,6 +2,7 @@
 //! all (no name, no readable address type) is an error. Nothing here panics on any object.
 
 mod node;
+mod pod;
 mod service;
 mod service_cidr;
 mod slice;
@@ -9,11 +10,12 @@ mod slice;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::{Kind, ObjectKey, ObjectRef, Report, Severity, Uid};
+use crate::{Kind, Labels, ObjectKey, ObjectRef, Report, Severity, Uid};
 
 /// A value and what had to be left out of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +74,10 @@ impl Findings {
             }
         }
     }
+}
+
+fn labels(of: Option<&BTreeMap<String, String>>) -> Labels {
+    of.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
 /// Why an address can be nobody's address in a cluster, or `None` if it is fine. These are the API server's own rules

@@ -1,4 +1,4 @@
-//! The facts a node works from: Services, endpoints and nodes as compact values, and the [`Snapshot`] they form.
+//! The facts a node works from: Services, endpoints, nodes and pods as compact values, and the [`Snapshot`] they form.
 //!
 //! API object types stop here: [`convert`] turns `k8s_openapi` objects into these values and says, as [`Report`]s, which
 //! parts it had to leave out. Nothing in this crate reads a clock, a socket or a file, and nothing in it knows a kernel.
@@ -16,7 +16,9 @@ mod balance;
 pub mod convert;
 mod endpoints;
 mod key;
+mod labels;
 mod node;
+mod pod;
 mod report;
 mod service;
 mod service_cidr;
@@ -28,7 +30,9 @@ pub use endpoints::{
     AddressType, Conditions, Endpoint, EndpointSlice, Hints, SliceEndpoint, SlicePort,
 };
 pub use key::{NodeName, ObjectKey, ServiceKey, SliceKey, Uid};
+pub use labels::Labels;
 pub use node::NodeFacts;
+pub use pod::{NamedPort, Namespace, Pod, PodAddresses, PodDetails, PodPhase};
 pub use report::{Kind, ObjectRef, Report, Severity};
 pub use service::{
     ClusterIps, External, Family, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::endpoints::merge;
 use crate::{
-    Endpoint, EndpointSlice, Family, NodeFacts, NodeName, ObjectKey, Protocol, Service,
-    ServiceCidr, ServiceKey, SliceKey,
+    Endpoint, EndpointSlice, Family, Namespace, NodeFacts, NodeName, ObjectKey, Pod, Protocol,
+    Service, ServiceCidr, ServiceKey, SliceKey,
 };
 
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -42,9 +43,13 @@ pub enum Event {
     Node(Update<NodeFacts>),
     /// ServiceCIDRs; keys are cluster-scoped. Clusters before 1.33 may have none of them.
     ServiceCidr(Update<ServiceCidr>),
+    /// Pods.
+    Pod(Update<Pod>),
+    /// Namespaces; keys are cluster-scoped.
+    Namespace(Update<Namespace>),
 }
 
-/// Services, endpoints and nodes at one moment.
+/// Services, endpoints, nodes, pods and namespaces at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     revision: u64,
@@ -54,6 +59,8 @@ pub struct Snapshot {
     slice_count: usize,
     nodes: BTreeMap<NodeName, NodeFacts>,
     service_cidrs: BTreeMap<ObjectKey, ServiceCidr>,
+    pods: HashMap<ObjectKey, Pod>,
+    namespaces: HashMap<ObjectKey, Namespace>,
 }
 
 impl Snapshot {
@@ -108,6 +115,28 @@ impl Snapshot {
         self.service_cidrs.values()
     }
 
+    /// One pod.
+    #[must_use]
+    pub fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
+        self.pods.get(key)
+    }
+
+    /// All pods of the cluster, in no order.
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// One namespace, by its cluster-scoped key.
+    #[must_use]
+    pub fn namespace(&self, key: &ObjectKey) -> Option<&Namespace> {
+        self.namespaces.get(key)
+    }
+
+    /// All namespaces, in no order.
+    pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
     /// The endpoints of one Service port in one family, merged over slices: sorted by address, each address once.
     #[must_use]
     pub fn endpoints(
@@ -130,13 +159,19 @@ pub struct Change {
     pub nodes: BTreeSet<NodeName>,
     /// Whether any ServiceCIDR did.
     pub service_cidrs: bool,
+    /// Pods that came, changed or went.
+    pub pods: BTreeSet<ObjectKey>,
+    /// Namespaces that came, changed or went; keys are cluster-scoped.
+    pub namespaces: BTreeSet<ObjectKey>,
 }
 
 impl Change {
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.nodes.is_empty() && !self.service_cidrs
+        !self.service_cidrs
+            && [&self.services, &self.pods, &self.namespaces].iter().all(|keys| keys.is_empty())
+            && self.nodes.is_empty()
     }
 
     /// Adds what `other` names.
@@ -144,6 +179,8 @@ impl Change {
         self.services.extend(other.services);
         self.nodes.extend(other.nodes);
         self.service_cidrs |= other.service_cidrs;
+        self.pods.extend(other.pods);
+        self.namespaces.extend(other.namespaces);
     }
 }
 
@@ -186,6 +223,9 @@ pub struct SnapshotWriter {
     slices: Listing,
     nodes: Listing,
     service_cidrs: Listing,
+    pods: Listing,
+    namespaces: Listing,
+    shared: tables::Shared,
 }
 
 impl SnapshotWriter {
@@ -207,10 +247,17 @@ impl SnapshotWriter {
     }
 
     /// Whether every kind has been listed completely at least once. Before that a missing object proves nothing. Not
-    /// ServiceCIDRs: nothing is refused because of one that is not known yet, and older servers do not serve them.
+    /// ServiceCIDRs: nothing is refused because of one that is not known yet, and older servers do not serve them. Nor pods
+    /// and namespaces, of which there are many and on which no Service depends: see [`Self::knows_pods`].
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.pending().is_empty()
+    }
+
+    /// Whether pods and namespaces have been listed completely at least once.
+    #[must_use]
+    pub fn knows_pods(&self) -> bool {
+        self.pods.complete && self.namespaces.complete
     }
 
     /// The kinds not listed yet.
@@ -230,6 +277,11 @@ impl SnapshotWriter {
             Event::Slice(update) => self.apply_slice(update),
             Event::Node(update) => self.apply_node(update),
             Event::ServiceCidr(update) => self.apply_service_cidr(update),
+            Event::Pod(update) => self.apply_pod(update),
+            Event::Namespace(update) => {
+                let known = &mut self.snapshot.namespaces;
+                tables::apply(known, &mut self.namespaces, &mut self.change.namespaces, update)
+            }
         };
         if changed {
             self.snapshot.revision += 1;
@@ -432,5 +484,12 @@ impl SnapshotWriter {
         };
         self.change.service_cidrs |= changed;
         changed
+    }
+
+    fn apply_pod(&mut self, mut update: Update<Pod>) -> bool {
+        if let Update::Listed(pod) | Update::Applied(pod) = &mut update {
+            self.shared.share(pod, &mut self.names);
+        }
+        tables::apply(&mut self.snapshot.pods, &mut self.pods, &mut self.change.pods, update)
     }
 }

@@ -5,8 +5,8 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::json;
 
 use crate::{
-    Balance, EndpointSlice, NodeFacts, Parsed, Protocol, Report, Service, ServiceCidr, Severity,
-    TrafficPolicy,
+    Balance, EndpointSlice, Namespace, NodeFacts, Parsed, Pod, PodPhase, Protocol, Report, Service,
+    ServiceCidr, Severity, TrafficPolicy,
 };
 
 fn service(value: serde_json::Value) -> Result<Parsed<Service>, Report> {
@@ -190,4 +190,74 @@ fn a_service_cidr_counts_while_addresses_are_given_out_of_it() {
     assert_eq!(good.reports[0].reason, "BadServiceCIDR");
     assert!(!read(json!({}), "False").value.ready);
     assert!(!read(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), "True").value.ready);
+}
+
+fn pod(value: serde_json::Value) -> Parsed<Pod> {
+    let object: core::Pod = serde_json::from_value(value).expect("test object");
+    (&object).try_into().expect("a pod")
+}
+
+#[test]
+fn a_pod_keeps_what_the_network_has_to_know() {
+    let parsed = pod(json!({
+        "metadata": {"namespace": "shop", "name": "db-0", "labels": {"tier": "db", "app": "shop"},
+                     "annotations": {"fairway.dev/policy-drain": "true", "other/one": "x"}},
+        "spec": {"nodeName": "node-1", "hostname": "db-0", "subdomain": "db",
+            "initContainers": [{"name": "i", "ports": [{"name": "init", "containerPort": 1}]},
+                               {"name": "s", "restartPolicy": "Always", "ports": [{"name": "side", "containerPort": 2}]}],
+            "containers": [{"name": "c", "ports": [{"containerPort": 9}, {"name": "sql", "containerPort": 5432},
+                {"name": "sql", "containerPort": 5433}, {"name": "sql", "containerPort": 53, "protocol": "UDP"}]}]},
+        "status": {"phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]}
+    }));
+    assert_eq!(parsed.reports, []);
+    let pod = parsed.value;
+    let addresses: Vec<String> = pod.own_addresses().map(|address| address.to_string()).collect();
+    assert_eq!(addresses, ["10.244.1.5", "fd00::5"]);
+    assert_eq!(pod.port("sql", Protocol::Tcp), Some(5432));
+    assert_eq!(pod.port("sql", Protocol::Udp), Some(53));
+    assert_eq!((pod.port("side", Protocol::Tcp), pod.port("init", Protocol::Tcp)), (Some(2), None));
+    assert_eq!((pod.hostname(), pod.subdomain()), (Some("db-0"), Some("db")));
+    assert_eq!(pod.annotation("fairway.dev/policy-drain"), Some("true"));
+    assert_eq!(pod.annotation("other/one"), None);
+    assert_eq!(pod.labels.get("tier"), Some("db"));
+    assert!(!pod.terminating);
+}
+
+#[test]
+fn a_pod_that_has_finished_or_shares_the_hosts_network_has_no_address_of_its_own() {
+    let with = |spec: serde_json::Value, phase: &str| {
+        pod(json!({"metadata": {"namespace": "d", "name": "a"}, "spec": spec,
+                   "status": {"phase": phase, "podIP": "10.244.1.5"}}))
+        .value
+    };
+    assert_eq!(with(json!({"containers": []}), "Running").own_addresses().count(), 1);
+    assert_eq!(with(json!({"containers": []}), "Pending").own_addresses().count(), 1);
+    let finished = with(json!({"containers": []}), "Succeeded");
+    assert_eq!((finished.phase, finished.own_addresses().count()), (PodPhase::Finished, 0));
+    let host = with(json!({"containers": [], "hostNetwork": true}), "Running");
+    assert_eq!((host.own_addresses().count(), host.addresses.iter().count()), (0, 1));
+}
+
+#[test]
+fn a_pods_bad_address_or_port_costs_itself_only() {
+    let parsed = pod(json!({
+        "metadata": {"namespace": "d", "name": "a"},
+        "spec": {"containers": [{"name": "c", "ports": [{"name": "x", "containerPort": 70000}, {"name": "y", "containerPort": 1}]}]},
+        "status": {"podIPs": [{"ip": "10.244.1.500"}, {"ip": "fd00::1"}]}
+    }));
+    let reasons: Vec<_> = parsed.reports.iter().map(|report| report.reason).collect();
+    assert_eq!(reasons, ["BadAddress", "PortOutOfRange"]);
+    assert_eq!((parsed.value.own_addresses().count(), parsed.value.ports.len()), (1, 1));
+    assert!(parsed.value.details.is_none());
+}
+
+#[test]
+fn a_namespace_keeps_its_labels() {
+    let object: core::Namespace = serde_json::from_value(json!({
+        "metadata": {"name": "shop", "labels": {"kubernetes.io/metadata.name": "shop"}}
+    }))
+    .expect("test object");
+    let parsed = Parsed::<Namespace>::try_from(&object).expect("a namespace");
+    assert_eq!(parsed.value.name(), "shop");
+    assert_eq!(parsed.value.labels.get("kubernetes.io/metadata.name"), Some("shop"));
 }
