@@ -74,6 +74,9 @@ pub struct SliceEndpoint {
     pub zone: Option<Arc<str>>,
     /// Whom it should serve.
     pub hints: Option<Box<Hints>>,
+    /// `hostname`: the name DNS gives it below that of its Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Box<str>>,
 }
 
 /// An EndpointSlice.

@@ -28,6 +28,12 @@ impl ObjectKey {
         Self(joined.into())
     }
 
+    /// `NAMESPACE/NAME`, as it is kept.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The namespace; empty for a cluster-scoped object.
     #[must_use]
     pub fn namespace(&self) -> &str {

@@ -206,6 +206,9 @@ pub struct Service {
     pub ports: Box<[ServicePort]>,
     /// Addresses from outside, if there are any.
     pub external: Option<Box<External>>,
+    /// `spec.externalName`, of an ExternalName Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_name: Option<Box<str>>,
 }
 
 impl Service {

@@ -43,6 +43,7 @@ fn service(number: u32) -> Service {
         }]
         .into(),
         external: None,
+        external_name: None,
     }
 }
 
@@ -54,6 +55,7 @@ fn slice(number: u32, first: u32, count: u32) -> EndpointSlice {
         node: Some(NodeName::new("node-2")),
         zone: None,
         hints: None,
+        hostname: None,
     };
     EndpointSlice {
         key: ObjectKey::new("default", &format!("service-{number}-abcde")),

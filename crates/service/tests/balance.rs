@@ -41,6 +41,7 @@ fn service(number: u8, balance: Balance, weights: &str, is_affine: bool) -> Even
         }]
         .into(),
         external: None,
+        external_name: None,
     }))
 }
 
@@ -55,6 +56,7 @@ fn slice(number: u8, endpoints: &[u8]) -> Event {
         node: Some(NodeName::new(&format!("node-{}", at % 3))),
         zone: Some(if at.is_multiple_of(2) { "a" } else { "b" }.into()),
         hints: None,
+        hostname: None,
     };
     Event::Slice(Update::Applied(EndpointSlice {
         key: ObjectKey::new("default", &format!("service-{number}-1")),

@@ -59,6 +59,7 @@ fn service(number: u32) -> Event {
         }]
         .into(),
         external: None,
+        external_name: None,
     }))
 }
 
@@ -70,6 +71,7 @@ fn slice(number: u32, endpoints: impl Iterator<Item = u32>) -> Event {
         node: Some(NodeName::new(&format!("node-{}", at % 3))),
         zone: None,
         hints: None,
+        hostname: None,
     };
     Event::Slice(Update::Applied(EndpointSlice {
         key: ObjectKey::new("default", &format!("service-{number}-abcde")),

@@ -182,6 +182,7 @@ fn event(step: &Step) -> Option<Event> {
                 weights: Box::default(),
                 ports: [port("a", 80, 0), port("b", 81, 1)].into(),
                 external: outside.external(),
+                external_name: None,
             }))
         }
         Step::NoService(number) => Event::Service(Update::Deleted(service_key(*number))),
@@ -227,6 +228,7 @@ fn event(step: &Step) -> Option<Event> {
                         },
                         node: named.then(|| NodeName::new(&format!("node-{}", at % 3))),
                         zone: None,
+                        hostname: None,
                         hints: (*hint > 0).then(|| {
                             let node = NodeName::new(&format!("node-{}", at % 3));
                             Box::new(Hints {

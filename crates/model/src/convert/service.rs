@@ -88,6 +88,8 @@ impl TryFrom<&api::Service> for Parsed<Service> {
             weights,
             ports,
             external,
+            external_name: (kind == ServiceType::ExternalName)
+                .then(|| spec.external_name.as_deref().unwrap_or_default().into()),
         };
         Ok(Self { value: service, reports: findings.reports })
     }

@@ -144,6 +144,7 @@ fn endpoints(
             node: endpoint.node_name.as_deref().map(NodeName::new),
             zone: endpoint.zone.as_deref().map(Arc::from),
             hints: hints.filter(|hints| *hints != Hints::default()).map(Box::new),
+            hostname: endpoint.hostname.as_deref().filter(|name| !name.is_empty()).map(Box::from),
         });
     }
     endpoints.into()

@@ -34,6 +34,7 @@ fn service(name: &str, created: i64) -> Service {
         }]
         .into(),
         external: None,
+        external_name: None,
     }
 }
 
@@ -52,6 +53,7 @@ fn slice(name: &str, service: &str, endpoints: &[(&str, Conditions)]) -> Endpoin
                 node: Some(NodeName::new("node-1")),
                 zone: None,
                 hints: None,
+                hostname: None,
             })
             .collect(),
     }
