@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Address, Bridge, BridgePort, LinkRef, LinkSettings, Neighbour, Route, Veth};
+use crate::{
+    Address, Bridge, BridgePort, Forwarding, LinkRef, LinkSettings, Neighbour, Route, Tunnel, Veth,
+};
 
 /// A change [`crate::kernel::Netlink::apply`] can make. `'fd` is the life of the namespaces it
 /// refers to; changes that refer to none are `Change<'static>`.
@@ -12,6 +14,8 @@ pub enum Change<'fd> {
     AddVeth(Veth<'fd>),
     /// Makes a bridge; refused when the name is taken.
     AddBridge(Bridge),
+    /// Makes a tunnel link; refused when the name is taken.
+    AddTunnel(Tunnel),
     /// Changes an existing link.
     SetLink(LinkRef, LinkSettings<'fd>),
     /// Changes the flags of a bridge port.
@@ -34,6 +38,10 @@ pub enum Change<'fd> {
     ReplaceNeighbour(Neighbour),
     /// Removes a neighbour.
     DeleteNeighbour(Neighbour),
+    /// Adds an entry to a VXLAN link's forwarding table or changes the one of the same Ethernet address.
+    ReplaceForwarding(Forwarding),
+    /// Removes such an entry.
+    DeleteForwarding(Forwarding),
 }
 
 impl fmt::Display for Change<'_> {
@@ -72,6 +80,7 @@ impl fmt::Display for Change<'_> {
                 }
                 write!(f, " type bridge mcast_snooping {}", u8::from(bridge.multicast_snooping))
             }
+            Self::AddTunnel(tunnel) => write!(f, "ip link add {tunnel}"),
             Self::SetLink(link, settings) => {
                 write!(f, "ip link set {link}")?;
                 write_settings(settings, f)
@@ -104,6 +113,8 @@ impl fmt::Display for Change<'_> {
             Self::DeleteNeighbour(neighbour) => {
                 write!(f, "ip neigh del {} dev if{}", neighbour.address, neighbour.device)
             }
+            Self::ReplaceForwarding(entry) => write!(f, "bridge fdb replace {entry}"),
+            Self::DeleteForwarding(entry) => write!(f, "bridge fdb del {entry}"),
         }
     }
 }

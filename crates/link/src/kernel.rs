@@ -18,7 +18,11 @@ use std::io;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::namespace::NamespaceError;
-use crate::{Address, Change, Link, LinkIndex, LinkRef, Namespace, Neighbour, Route};
+use std::net::IpAddr;
+
+use crate::{
+    Address, Change, Forwarding, Link, LinkIndex, LinkRef, Namespace, Neighbour, Reach, Route,
+};
 use socket::Socket;
 pub use watch::{Watch, WatchGroups, Watched};
 
@@ -255,6 +259,31 @@ impl Netlink {
             }
         }
         Ok(routes)
+    }
+
+    /// How a packet to this address would leave; `None` when there is no way.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] when the kernel cannot be asked.
+    pub fn reach(&mut self, to: IpAddr) -> Result<Option<Reach>, NetlinkError> {
+        match self.socket.get(encode::get_route(to))? {
+            Ok(Message::NewRoute(message)) => Ok(decode::reach(&message)),
+            // No route, or one that refuses.
+            _ => Ok(None),
+        }
+    }
+
+    /// The entries of a VXLAN link's own forwarding table.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] when the kernel cannot be asked.
+    pub fn forwarding(&mut self, device: LinkIndex) -> Result<Vec<Forwarding>, NetlinkError> {
+        let messages = self.socket.dump("bridge fdb show", &encode::list_forwarding(device))?;
+        let entries = messages.into_iter().filter_map(|message| match message {
+            Message::NewNeighbour(message) => decode::forwarding(&message),
+            _ => None,
+        });
+        Ok(entries.filter(|entry| entry.device == device).collect())
     }
 
     /// The neighbours, of all links or of one.

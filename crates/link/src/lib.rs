@@ -31,6 +31,7 @@ mod neighbour;
 mod plan;
 mod route;
 pub mod sysctl;
+mod tunnel;
 
 pub use address::{Address, AddressScope, Dad};
 pub use change::Change;
@@ -39,7 +40,8 @@ pub use mac::{MacAddr, MacError};
 pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use plan::{RoutePlan, diff_routes};
-pub use route::{ROUTE_TABLE_MAIN, Route, RouteKey, RouteKind};
+pub use route::{ROUTE_TABLE_MAIN, Reach, Route, RouteKey, RouteKind};
+pub use tunnel::{Forwarding, Tunnel, TunnelKind};
 
 /// The index the kernel knows a link by, unique within one namespace.
 pub type LinkIndex = u32;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
-use crate::{LinkIndex, MacAddr};
+use crate::{LinkIndex, MacAddr, TunnelKind};
 
 /// How a change names a link that exists: by index, or by name when the index is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +66,8 @@ pub struct Link {
     pub peer: Option<LinkIndex>,
     /// That namespace's id as seen from this one; none when it is the same namespace.
     pub peer_namespace: Option<i32>,
+    /// What tunnel it is, for those this crate makes: VXLAN without learning, IP in IP to any host.
+    pub tunnel: Option<TunnelKind>,
     /// Traffic counters.
     pub stats: LinkStats,
 }

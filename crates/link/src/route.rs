@@ -72,6 +72,21 @@ pub struct RouteKey {
     pub metric: u32,
 }
 
+/// How a packet to one address would leave this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// By this link.
+    pub device: LinkIndex,
+    /// To this gateway; none when the address is on the link.
+    pub via: Option<IpAddr>,
+    /// From this address, when the sender names none.
+    pub source: Option<IpAddr>,
+    /// Bytes a packet may have, where the route says so: set by hand, or learned from a router on the way.
+    pub mtu: Option<u32>,
+    /// The address is this host's own.
+    pub local: bool,
+}
+
 impl Route {
     /// A unicast route in the main table, still without device and gateway.
     pub fn to(destination: IpNet) -> Self {

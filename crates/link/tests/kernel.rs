@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use link::kernel::{Netlink, Watch, WatchGroups};
 use link::namespace::CommandInNamespace;
 use link::{
-    Address, Bridge, BridgePort, Change, LinkEnd, LinkSettings, MacAddr, Namespace, Neighbour,
-    Route, RoutePlan, Veth, diff_routes, sysctl,
+    Address, Bridge, BridgePort, Change, Forwarding, LinkEnd, LinkSettings, MacAddr, Namespace,
+    Neighbour, Route, RoutePlan, Tunnel, TunnelKind, Veth, diff_routes, sysctl,
 };
 use std::os::fd::AsFd;
 
@@ -312,4 +312,68 @@ fn a_watch_hears_of_routes_and_links() {
     netlink.apply(&[Change::AddRoute(route)]).unwrap();
     let heard = watch.drain().unwrap();
     assert!(heard.routes && !heard.lost && !heard.addresses);
+}
+
+#[test]
+fn a_vxlan_link_is_told_as_it_was_asked_for_and_its_table_too() {
+    let (Some(one), Some(two)) = (Scratch::new(), Scratch::new()) else { return };
+    let mut near = Netlink::in_namespace(&one.namespace).unwrap();
+    let mut far = Netlink::in_namespace(&two.namespace).unwrap();
+    let veth =
+        Veth::new(LinkEnd::named("eth0"), LinkEnd::named("eth0")).peer_in(two.namespace.as_fd());
+    near.apply(&[Change::AddVeth(veth)]).unwrap();
+    let mac = |n| MacAddr([2, 0, 0, 0, 7, n]);
+    for (netlink, n, peer) in [(&mut near, 1u8, 2u8), (&mut far, 2, 1)] {
+        let eth0 = netlink.link("eth0").unwrap().unwrap().index;
+        let local = ip(&format!("fd09::{n}"));
+        let kind = TunnelKind::Vxlan { vni: 4097, port: 4790, local };
+        let tunnel = Tunnel { name: "vx".to_owned(), kind, mac: Some(mac(n)), mtu: 1430 };
+        netlink
+            .apply(&[
+                Change::SetLink(eth0.into(), LinkSettings::up()),
+                Change::AddAddress(Address::new(eth0, format!("{local}/64").parse().unwrap())),
+                Change::AddTunnel(tunnel),
+                Change::SetLink("vx".into(), LinkSettings::up()),
+            ])
+            .unwrap();
+        let vx = netlink.link("vx").unwrap().unwrap();
+        assert_eq!((vx.tunnel, vx.mac, vx.mtu), (Some(kind), Some(mac(n)), 1430));
+        let there = ip(&format!("10.9.0.{peer}"));
+        let entry =
+            Forwarding { device: vx.index, mac: mac(peer), to: ip(&format!("fd09::{peer}")) };
+        let groups = WatchGroups { neighbours: true, ..WatchGroups::default() };
+        let here = if n == 1 { &one } else { &two };
+        let mut watch = Watch::in_namespace(&here.namespace, groups).unwrap();
+        watch.only_neighbours_of(vec![vx.index]);
+        netlink
+            .apply(&[
+                Change::AddAddress(Address::new(
+                    vx.index,
+                    format!("10.9.0.{n}/32").parse().unwrap(),
+                )),
+                Change::ReplaceForwarding(entry),
+                Change::ReplaceForwarding(entry),
+                Change::ReplaceNeighbour(Neighbour::permanent(vx.index, there, mac(peer))),
+                Change::AddRoute(Route::to(there.into()).via(there).on(vx.index).onlink()),
+            ])
+            .unwrap();
+        assert_eq!(netlink.forwarding(vx.index).unwrap(), [entry]);
+        assert!(watch.drain().unwrap().neighbours);
+        watch.only_neighbours_of(vec![9999]);
+        netlink
+            .apply(&[Change::DeleteForwarding(entry), Change::ReplaceForwarding(entry)])
+            .unwrap();
+        assert!(!watch.drain().unwrap().neighbours);
+        let reach = netlink.reach(there).unwrap().unwrap();
+        assert_eq!((reach.device, reach.via, reach.local), (vx.index, Some(there), false));
+        assert!(netlink.reach(local).unwrap().unwrap().local);
+        assert_eq!(netlink.reach(ip("192.0.2.1")).unwrap(), None);
+    }
+    // A packet through it.
+    let heard = two.namespace.run(|| {
+        let listener = std::net::TcpListener::bind("10.9.0.2:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        one.namespace.run(|| std::net::TcpStream::connect(to).map(drop)).unwrap()
+    });
+    heard.unwrap().unwrap();
 }

@@ -7,17 +7,19 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope as RawScope,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64};
+use netlink_packet_route::link::{
+    InfoData, InfoIpTunnel, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as RawState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
 };
 
 use crate::{
-    Address, AddressScope, Dad, Link, LinkStats, MacAddr, Neighbour, NeighbourState, Route,
-    RouteKind,
+    Address, AddressScope, Dad, Forwarding, Link, LinkStats, MacAddr, Neighbour, NeighbourState,
+    Reach, Route, RouteKind, TunnelKind,
 };
 
 pub(super) fn link(message: LinkMessage) -> Link {
@@ -34,6 +36,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         master: None,
         peer: None,
         peer_namespace: None,
+        tunnel: None,
         stats: LinkStats::default(),
     };
     for attribute in message.attributes {
@@ -47,15 +50,53 @@ pub(super) fn link(message: LinkMessage) -> Link {
             LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(id),
             LinkAttribute::Stats64(counters) => link.stats = stats(&counters),
             LinkAttribute::LinkInfo(parts) => {
-                link.kind = parts.iter().find_map(|part| match part {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for part in &parts {
+                    match part {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(told)) => link.tunnel = vxlan(told),
+                        LinkInfo::Data(InfoData::IpTunnel(told)) => link.tunnel = ipip(told),
+                        _ => {}
+                    }
+                }
+                if link.kind.as_deref() != link.tunnel.as_ref().map(TunnelKind::driver) {
+                    link.tunnel = None;
+                }
             }
             _ => {}
         }
     }
     link
+}
+
+/// None when it is not of the sort this crate makes: it learns, or sends to a group.
+fn vxlan(told: &[InfoVxlan]) -> Option<TunnelKind> {
+    let (mut vni, mut port, mut local) = (None, None, None);
+    for part in told {
+        match part {
+            InfoVxlan::Id(id) => vni = Some(*id),
+            InfoVxlan::Port(number) => port = Some(*number),
+            InfoVxlan::Local(ip) => local = Some(IpAddr::V4(*ip)),
+            InfoVxlan::Local6(ip) => local = Some(IpAddr::V6(*ip)),
+            InfoVxlan::Learning(true)
+            | InfoVxlan::CollectMetadata(true)
+            | InfoVxlan::Group(_)
+            | InfoVxlan::Group6(_) => return None,
+            _ => {}
+        }
+    }
+    Some(TunnelKind::Vxlan { vni: vni?, port: port?, local: local? })
+}
+
+fn ipip(told: &[InfoIpTunnel]) -> Option<TunnelKind> {
+    let mut from = None;
+    for part in told {
+        match part {
+            InfoIpTunnel::Local(IpAddr::V4(ip)) if !ip.is_unspecified() => from = Some(*ip),
+            InfoIpTunnel::Remote(ip) if !ip.is_unspecified() => return None,
+            _ => {}
+        }
+    }
+    from.map(|local| TunnelKind::Ipip { local })
 }
 
 fn mac(bytes: &[u8]) -> Option<MacAddr> {
@@ -205,4 +246,42 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
             _ => NeighbourState::Failed,
         },
     })
+}
+
+/// What the kernel answers to the question how to reach one address.
+pub(super) fn reach(message: &RouteMessage) -> Option<Reach> {
+    let (mut device, mut via, mut source, mut mtu) = (None, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(gateway) => via = route_ip(gateway),
+            RouteAttribute::PrefSource(ip) => source = route_ip(ip),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let local = message.header.kind == RouteType::Local;
+    Some(Reach { device: device?, via, source, mtu, local })
+}
+
+/// An entry of a bridge's or a VXLAN link's table. The family is that of bridges, so the address comes as bytes.
+pub(super) fn forwarding(message: &NeighbourMessage) -> Option<Forwarding> {
+    let (mut to, mut lladdr) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
+                let v6 = <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from);
+                to = v4.or(v6).ok();
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = mac(bytes),
+            _ => {}
+        }
+    }
+    Some(Forwarding { device: message.header.ifindex, mac: lladdr?, to: to? })
 }

@@ -8,11 +8,13 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope as RawScope,
 };
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel,
+    InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as RawState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+    NeighbourState as RawState,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -23,8 +25,9 @@ use super::NetlinkError;
 use super::socket::Request;
 use crate::namespace::raw;
 use crate::{
-    Address, AddressScope, Bridge, BridgePort, Change, Dad, LinkEnd, LinkIndex, LinkRef,
-    LinkSettings, MacAddr, Neighbour, NeighbourState, Route, RouteKind, Veth,
+    Address, AddressScope, Bridge, BridgePort, Change, Dad, Forwarding, LinkEnd, LinkIndex,
+    LinkRef, LinkSettings, MacAddr, Neighbour, NeighbourState, Route, RouteKind, Tunnel,
+    TunnelKind, Veth,
 };
 
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -36,6 +39,7 @@ pub(super) fn change(change: &Change<'_>) -> Result<Request, NetlinkError> {
     Ok(match change {
         Change::AddVeth(veth) => (Message::NewLink(add_veth(veth).map_err(invalid)?), ADD),
         Change::AddBridge(bridge) => (Message::NewLink(add_bridge(bridge).map_err(invalid)?), ADD),
+        Change::AddTunnel(tunnel) => (Message::NewLink(add_tunnel(tunnel).map_err(invalid)?), ADD),
         Change::SetLink(link, settings) => {
             (Message::SetLink(set_link(link, settings).map_err(invalid)?), 0)
         }
@@ -58,6 +62,10 @@ pub(super) fn change(change: &Change<'_>) -> Result<Request, NetlinkError> {
         Change::DeleteNeighbour(neighbour) => {
             (Message::DelNeighbour(self::neighbour(neighbour)), 0)
         }
+        Change::ReplaceForwarding(entry) => {
+            (Message::NewNeighbour(self::forwarding(entry)), REPLACE)
+        }
+        Change::DeleteForwarding(entry) => (Message::DelNeighbour(self::forwarding(entry)), 0),
     })
 }
 
@@ -128,6 +136,33 @@ fn add_bridge(bridge: &Bridge) -> Result<LinkMessage, &'static str> {
         LinkInfo::Kind(InfoKind::Bridge),
         LinkInfo::Data(InfoData::Bridge(vec![snooping])),
     ]));
+    Ok(message)
+}
+
+fn add_tunnel(tunnel: &Tunnel) -> Result<LinkMessage, &'static str> {
+    let named = LinkEnd { name: tunnel.name.clone(), mac: tunnel.mac };
+    let mut message = end(&named, Some(tunnel.mtu))?;
+    let (kind, data) = match tunnel.kind {
+        TunnelKind::Vxlan { vni, port, local } => {
+            if vni >= 1 << 24 {
+                return Err("a VNI has at most 24 bits");
+            }
+            let local = match local {
+                IpAddr::V4(ip) => InfoVxlan::Local(ip),
+                IpAddr::V6(ip) => InfoVxlan::Local6(ip),
+            };
+            let told =
+                vec![InfoVxlan::Id(vni), local, InfoVxlan::Port(port), InfoVxlan::Learning(false)];
+            (InfoKind::Vxlan, InfoData::Vxlan(told))
+        }
+        TunnelKind::Ipip { local } => {
+            // Outer packets are not fragmented on the way; the sender of an inner one that is too long is told.
+            let told = vec![InfoIpTunnel::Local(local.into()), InfoIpTunnel::PMtuDisc(true)];
+            (InfoKind::IpIp, InfoData::IpTunnel(told))
+        }
+    };
+    let info = vec![LinkInfo::Kind(kind), LinkInfo::Data(data)];
+    message.attributes.push(LinkAttribute::LinkInfo(info));
     Ok(message)
 }
 
@@ -290,6 +325,39 @@ fn neighbour(neighbour: &Neighbour) -> NeighbourMessage {
     let mac = neighbour.mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     message.attributes.extend(mac);
     message
+}
+
+/// Static, in the VXLAN link's own table and not in that of a bridge it may be a port of.
+fn forwarding(entry: &Forwarding) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = entry.device;
+    message.header.state = RawState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(entry.mac.0.to_vec()),
+        NeighbourAttribute::Destination(match entry.to {
+            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+        }),
+    ];
+    message
+}
+
+pub(super) fn list_forwarding(device: LinkIndex) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    // Strict requests filter by this field here, not by NDA_IFINDEX (rtnl_fdb_dump).
+    message.header.ifindex = device;
+    Message::GetNeighbour(message)
+}
+
+pub(super) fn get_route(to: IpAddr) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to);
+    message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(route_address(to)));
+    Message::GetRoute(message)
 }
 
 pub(super) fn list_links() -> Message {

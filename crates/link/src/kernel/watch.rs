@@ -9,7 +9,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::NetlinkError;
 use super::socket::split;
-use crate::Namespace;
+use crate::{LinkIndex, Namespace};
 
 /// Which tables to hear about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +51,8 @@ impl Watched {
 pub struct Watch {
     socket: netlink_sys::Socket,
     buffer: Vec<u8>,
+    /// Links whose neighbours matter; all when none.
+    neighbours_of: Option<Vec<LinkIndex>>,
 }
 
 // RTNLGRP_* of linux/rtnetlink.h.
@@ -82,7 +84,7 @@ impl Watch {
         for (_, group) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
             socket.add_membership(group).map_err(failed)?;
         }
-        Ok(Self { socket, buffer: Vec::with_capacity(64 * 1024) })
+        Ok(Self { socket, buffer: Vec::with_capacity(64 * 1024), neighbours_of: None })
     }
 
     /// Subscribes in `namespace`.
@@ -91,6 +93,12 @@ impl Watch {
     /// [`NetlinkError::Namespace`] or [`NetlinkError::Socket`].
     pub fn in_namespace(namespace: &Namespace, groups: WatchGroups) -> Result<Self, NetlinkError> {
         namespace.run(|| Self::open(groups))?
+    }
+
+    /// From now on only neighbours and forwarding entries of these links count: on a busy node the others change all
+    /// the time.
+    pub fn only_neighbours_of(&mut self, links: Vec<LinkIndex>) {
+        self.neighbours_of = Some(links);
     }
 
     /// Takes all notices that have arrived, without waiting.
@@ -123,12 +131,19 @@ impl Watch {
                     16 | 17 => watched.links = true,
                     20 | 21 => watched.addresses = true,
                     24 | 25 => watched.routes = true,
-                    28 | 29 => watched.neighbours = true,
+                    28 | 29 => watched.neighbours |= counts(message, self.neighbours_of.as_deref()),
                     _ => {}
                 }
             }
         }
     }
+}
+
+/// `ndm_ifindex` follows the header of 16 bytes, the family and three bytes of padding (struct ndmsg).
+fn counts(message: &[u8], links: Option<&[LinkIndex]>) -> bool {
+    let Some(links) = links else { return true };
+    let bytes = message.get(20..24).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    bytes.is_none_or(|bytes| links.contains(&LinkIndex::from_ne_bytes(bytes)))
 }
 
 impl AsRawFd for Watch {
