@@ -114,8 +114,9 @@ fn measure(count: u32, endpoints: u32) -> Result<String, Box<dyn Error + Send + 
         return Err(format!("a restart wants {} operations:\n{again}", again.len()).into());
     }
 
-    // One endpoint more and less; one Service more and less.
+    // One endpoint instead of another; one more or less; one Service more.
     let (mut endpoint_times, mut service_times, mut operations) = (Vec::new(), Vec::new(), (0, 0));
+    let mut scale_times = Vec::new();
     for round in 0..ROUNDS {
         let (first, number) = (round % 2, count / 2);
         writer.apply(Event::Slice(Update::Applied(slice(number, first, endpoints))));
@@ -125,6 +126,14 @@ fn measure(count: u32, endpoints: u32) -> Result<String, Box<dyn Error + Send + 
         kernel.commit(&delta.transaction)?;
         endpoint_times.push(start.elapsed());
         operations.0 = operations.0.max(delta.transaction.len());
+
+        let more = endpoints + 1 - round % 2;
+        writer.apply(Event::Slice(Update::Applied(slice(count / 3, 0, more))));
+        let start = Instant::now();
+        let change = writer.take_change();
+        let delta = planner.update(writer.snapshot(), &change);
+        kernel.commit(&delta.transaction)?;
+        scale_times.push(start.elapsed());
 
         writer.apply(Event::Service(Update::Applied(service(count + round))));
         writer.apply(Event::Slice(Update::Applied(slice(count + round, 0, endpoints))));
@@ -138,12 +147,13 @@ fn measure(count: u32, endpoints: u32) -> Result<String, Box<dyn Error + Send + 
     Ok(format!(
         "{count} Services x {endpoints}\n  first sync {full:.1?}: compile {compile:.1?}, diff {diff:.1?}, commit {commit:.1?} \
          ({} operations, {} kB)\n  restart {restart:.1?}: list {list:.1?}, 0 operations\n  one endpoint replaced: {} ({} \
-         operations)\n  one Service added: {} ({} operations)\n  resident: {snapshot_kib} KiB with the snapshot, {} KiB at the \
+         operations)\n  one endpoint more or less: {}\n  one Service added: {} ({} operations)\n  resident: {snapshot_kib} KiB with the snapshot, {} KiB at the \
          end\n",
         committed.operations,
         committed.bytes / 1000,
         percentiles(endpoint_times),
         operations.0,
+        percentiles(scale_times),
         percentiles(service_times),
         operations.1,
         resident_kib(),

@@ -298,7 +298,11 @@ impl PlannedPort {
         }
         let algorithm = algorithm(self.choice, frontend, count);
         let chain = CountChain { view, algorithm, count };
-        into.insert(dispatch, Value::Chain(chain));
+        if chain.is_common() {
+            into.insert((SetId::Common(family, count), key), Value::Member);
+        } else {
+            into.insert(dispatch, Value::Chain(chain));
+        }
         for (slot, endpoint) in (0u32..).zip(slots) {
             let (at, side) = (view.at(), view.side());
             let place = match algorithm {

@@ -98,19 +98,34 @@ pub struct Slot {
 pub fn read(table: &Table) -> BTreeMap<Frontend, Reached> {
     let mut all: BTreeMap<Frontend, Reached> = BTreeMap::new();
     for_each_chain(table, HookKind::Nat, |rule| {
+        // Which chain serves a frontend is said by its element, or by the rule that finds it in a set.
+        let of_rule = rule.iter().find_map(|statement| match statement {
+            Statement::Verdict(verdict) => verdict.chain(),
+            _ => None,
+        });
         for statement in rule {
-            let Statement::Vmap { key, map: VerdictMap::Named(map) } = statement else { continue };
-            let Some(shape) = Shape::of(key, rule, map) else { continue };
-            let Some(set) = table.sets.get(map) else { continue };
-            for element in set.elements.iter() {
-                let (nft::Data::Verdict(verdict), Some(frontend)) =
-                    (&element.data, shape.frontend(&element.key))
-                else {
-                    continue;
+            let (key, name) = match statement {
+                Statement::Vmap { key, map: VerdictMap::Named(map) } => (key, map),
+                Statement::Match(Match { left, op: MatchOp::Eq, right: Right::Set(set) })
+                    if of_rule.is_some() =>
+                {
+                    (left, set)
+                }
+                _ => continue,
+            };
+            let Some(shape) = Shape::of(key, rule, name) else { continue };
+            let Some(set) = table.sets.get(name) else { continue };
+            for element in set.elements.iter().filter(|element| element.end().is_none()) {
+                let Some(frontend) = shape.frontend(&element.key) else { continue };
+                let chain = match &element.data {
+                    nft::Data::Verdict(verdict) => verdict.chain(),
+                    _ => of_rule,
                 };
                 let reached = all.entry(frontend).or_default();
-                reached.is_dispatched = true;
-                reached.lists = walk::lists(table, &frontend, verdict.chain());
+                if !reached.is_dispatched {
+                    reached.is_dispatched = true;
+                    reached.lists = walk::lists(table, &frontend, chain);
+                }
             }
         }
     });

@@ -169,8 +169,12 @@ fn read(
             sets.extend(decode::set(message.attributes()).filter(|set| set.table == *name));
         },
     )?;
-    // What a verdict map says may tell which keys to expect in the others.
-    sets.sort_by_key(|set| set.spec.data != crate::SetData::Verdict);
+    // What verdict maps and plain sets say may tell which keys to expect in the others.
+    sets.sort_by_key(|set| match set.spec.data {
+        crate::SetData::Verdict => 0,
+        crate::SetData::None => 1,
+        crate::SetData::Value(_) => 2,
+    });
     let mut anonymous = HashMap::new();
     let mut key_lens = HashMap::new();
     for set in sets {

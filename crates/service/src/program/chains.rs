@@ -17,6 +17,10 @@ use crate::{Config, Frontend, LocalTraffic};
 /// The seed of hashes, the same on every node; 0 would have the kernel draw one.
 const HASH_SEED: u32 = 1;
 
+/// Up to this many slots a frontend's count chain is always there. Every new connection that is to no Service asks one set
+/// for each; frontends with more are few.
+const COMMON: u32 = 8;
+
 /// How a chain picks a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Algorithm {
@@ -78,6 +82,18 @@ pub(super) fn set_mark(mark: u32) -> Statement {
 }
 
 impl CountChain {
+    /// Those that are always there, and found by the set a frontend is in ([`SetId::Common`]) instead of an element's
+    /// verdict.
+    pub(crate) fn common() -> impl Iterator<Item = Self> {
+        let of = |count| Self { view: View::Cluster, algorithm: Algorithm::Random, count };
+        (1..=COMMON).map(of)
+    }
+
+    /// Whether it is one of those.
+    pub(crate) fn is_common(self) -> bool {
+        self.view == View::Cluster && self.algorithm == Algorithm::Random && self.count <= COMMON
+    }
+
     /// The chain's name.
     pub(crate) fn name(self) -> Name {
         let view = self.view.word();

@@ -6,7 +6,7 @@ use nft::{
     RejectWith, Right, Selector, Statement,
 };
 
-use super::chains::{set_mark, sources};
+use super::chains::{CountChain, set_mark, sources};
 use super::name;
 use super::sets::{SetId, daddr, dialled, saddr};
 use crate::frontend::{At, Side};
@@ -120,6 +120,13 @@ pub(super) fn fixed(config: &Config) -> Vec<Chain> {
         let stranger = Statement::not_in_set(whole, SetId::Admitted(family).name());
         dispatch = dispatch.rule([filtered, stranger, Statement::drop()]);
     }
+    for family in Family::BOTH {
+        for chain in CountChain::common() {
+            let of_count = SetId::Common(family, chain.count).name();
+            let known = Statement::in_set(dialled(At::Address, family), of_count);
+            dispatch = dispatch.rule([known, Statement::goto(chain.name())]);
+        }
+    }
     let mut unserved = Chain::new(name("no-endpoint"));
     for at in At::ALL {
         for family in Family::BOTH {
@@ -167,7 +174,8 @@ pub(super) fn fixed(config: &Config) -> Vec<Chain> {
         filter("filter-output", HookPoint::Output),
         postrouting(config.mark),
     ];
-    always.into_iter().chain(guard).collect()
+    let common = CountChain::common().flat_map(|chain| chain.chains(config));
+    always.into_iter().chain(guard).chain(common).collect()
 }
 
 /// A TCP client is reset, others get port unreachable. For TCP an ICMP error that arrives while `connect` still holds the

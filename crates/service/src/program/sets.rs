@@ -3,6 +3,7 @@
 use model::Family;
 use nft::{Field, Selector, SetData, SetFlags, SetSpec};
 
+use super::chains::CountChain;
 use super::name;
 use crate::frontend::{At, Side};
 
@@ -33,6 +34,10 @@ pub(crate) enum SetId {
     Hairpin(Family),
     /// Frontend → chain.
     Dispatch(At, Family),
+    /// Cluster addresses with this many slots, one picked at random: nearly all there are. Which chain serves them is said
+    /// by the rule that asks, not by a verdict in an element: for one of those the kernel walks every verdict map of the
+    /// table at every commit.
+    Common(Family, u32),
     /// One side of a frontend that has two → chain.
     Inner(At, Side, Family),
     /// Frontend and slot number → endpoint.
@@ -98,6 +103,7 @@ impl SetId {
                     sets.extend([Self::Inner(at, side, family), Self::Slot(at, side, family)]);
                 }
             }
+            sets.extend(CountChain::common().map(|chain| Self::Common(family, chain.count)));
         }
         sets
     }
@@ -122,6 +128,7 @@ impl SetId {
             Self::Hairpin(family) => format!("hairpin{}", digit(family)),
             Self::Dispatch(At::Address, family) => format!("frontend{}", digit(family)),
             Self::Dispatch(At::Port, family) => format!("nodeport{}", digit(family)),
+            Self::Common(family, count) => format!("cluster{}-{count}", digit(family)),
             Self::Inner(at, Side::Inside, family) => format!("{}inside{}", node(at), digit(family)),
             Self::Inner(at, Side::Outside, family) => {
                 format!("{}outside{}", node(at), digit(family))
@@ -155,7 +162,9 @@ impl SetId {
             | Self::NodeAddresses(family) => {
                 SetSpec::new(name, [saddr(family).field()]).with_flags(RANGES)
             }
-            Self::Filtered(family) => SetSpec::new(name, dialled_type(At::Address, family)),
+            Self::Filtered(family) | Self::Common(family, _) => {
+                SetSpec::new(name, dialled_type(At::Address, family))
+            }
             // The kernel copies the whole of such a set in every transaction that touches it: few Services are in it.
             Self::Admitted(family) => {
                 let key = dialled_type(At::Address, family).into_iter();
