@@ -212,7 +212,12 @@ impl ServicesLoop {
                 self.progress.saw(&event, revision);
                 let of_node = matches!(event, model::Event::Node(_));
                 // No Service depends on these: they say nothing about how fast Services are.
-                let of_pods = matches!(event, model::Event::Pod(_) | model::Event::Namespace(_));
+                let of_pods = matches!(
+                    event,
+                    model::Event::Pod(_)
+                        | model::Event::Namespace(_)
+                        | model::Event::NetworkPolicy(_)
+                );
                 let changed = self.writer.apply(event);
                 if of_node {
                     let own = self.writer.snapshot().node(self.node.as_str());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
@@ -59,7 +59,7 @@ pub struct Watches {
     _tasks: JoinSet<()>,
 }
 
-/// Watches Services, EndpointSlices, Nodes, Pods, Namespaces and, where the server has them, ServiceCIDRs. Messages of one kind are in order.
+/// Watches Services, EndpointSlices, Nodes, Pods, Namespaces, NetworkPolicies and, where the server has them, ServiceCIDRs. Messages of one kind are in order.
 #[must_use]
 pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
     let mut tasks = JoinSet::new();
@@ -88,6 +88,12 @@ pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
         sink.clone(),
         Kind::Namespace,
         Event::Namespace,
+    ));
+    tasks.spawn(follow::<NetworkPolicy, model::NetworkPolicy>(
+        client.clone(),
+        sink.clone(),
+        Kind::NetworkPolicy,
+        Event::NetworkPolicy,
     ));
     Watches { _tasks: tasks }
 }

@@ -3,6 +3,7 @@
 
 mod node;
 mod pod;
+mod policy;
 mod service;
 mod service_cidr;
 mod slice;

@@ -19,7 +19,9 @@ mod key;
 mod labels;
 mod node;
 mod pod;
+mod policy;
 mod report;
+mod selector;
 mod service;
 mod service_cidr;
 mod snapshot;
@@ -33,7 +35,12 @@ pub use key::{NodeName, ObjectKey, ServiceKey, SliceKey, Uid};
 pub use labels::Labels;
 pub use node::NodeFacts;
 pub use pod::{NamedPort, Namespace, Pod, PodAddresses, PodDetails, PodPhase};
+pub use policy::{
+    NetworkPolicy, POLICY_ESTABLISHED_ANNOTATION, POLICY_MODE_ANNOTATION, PolicyPeer, PolicyPort,
+    PolicyRule,
+};
 pub use report::{Kind, ObjectRef, Report, Severity};
+pub use selector::{Requirement, Selector};
 pub use service::{
     ClusterIps, External, Family, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType,
     TrafficDistribution, TrafficPolicy,

@@ -20,6 +20,8 @@ pub enum Kind {
     Pod,
     /// `v1` Namespace.
     Namespace,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Self::ServiceCidr => "ServiceCIDR",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 
@@ -42,7 +45,7 @@ impl Kind {
         match self {
             Self::Service | Self::Node | Self::Pod | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::ServiceCidr => "networking.k8s.io/v1",
+            Self::ServiceCidr | Self::NetworkPolicy => "networking.k8s.io/v1",
         }
     }
 }

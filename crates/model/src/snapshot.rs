@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::endpoints::merge;
 use crate::{
-    Endpoint, EndpointSlice, Family, Namespace, NodeFacts, NodeName, ObjectKey, Pod, Protocol,
-    Service, ServiceCidr, ServiceKey, SliceKey,
+    Endpoint, EndpointSlice, Family, Namespace, NetworkPolicy, NodeFacts, NodeName, ObjectKey, Pod,
+    Protocol, Service, ServiceCidr, ServiceKey, SliceKey,
 };
 
 mod tables;
@@ -47,6 +47,8 @@ pub enum Event {
     Pod(Update<Pod>),
     /// Namespaces; keys are cluster-scoped.
     Namespace(Update<Namespace>),
+    /// NetworkPolicies.
+    NetworkPolicy(Update<NetworkPolicy>),
 }
 
 /// Services, endpoints, nodes, pods and namespaces at one moment.
@@ -61,6 +63,7 @@ pub struct Snapshot {
     service_cidrs: BTreeMap<ObjectKey, ServiceCidr>,
     pods: HashMap<ObjectKey, Pod>,
     namespaces: HashMap<ObjectKey, Namespace>,
+    policies: HashMap<ObjectKey, NetworkPolicy>,
 }
 
 impl Snapshot {
@@ -137,6 +140,17 @@ impl Snapshot {
         self.namespaces.values()
     }
 
+    /// One NetworkPolicy.
+    #[must_use]
+    pub fn network_policy(&self, key: &ObjectKey) -> Option<&NetworkPolicy> {
+        self.policies.get(key)
+    }
+
+    /// All NetworkPolicies, in no order.
+    pub fn network_policies(&self) -> impl ExactSizeIterator<Item = &NetworkPolicy> {
+        self.policies.values()
+    }
+
     /// The endpoints of one Service port in one family, merged over slices: sorted by address, each address once.
     #[must_use]
     pub fn endpoints(
@@ -163,6 +177,8 @@ pub struct Change {
     pub pods: BTreeSet<ObjectKey>,
     /// Namespaces that came, changed or went; keys are cluster-scoped.
     pub namespaces: BTreeSet<ObjectKey>,
+    /// NetworkPolicies that came, changed or went.
+    pub network_policies: BTreeSet<ObjectKey>,
 }
 
 impl Change {
@@ -170,8 +186,10 @@ impl Change {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.service_cidrs
-            && [&self.services, &self.pods, &self.namespaces].iter().all(|keys| keys.is_empty())
             && self.nodes.is_empty()
+            && [&self.services, &self.pods, &self.namespaces, &self.network_policies]
+                .iter()
+                .all(|keys| keys.is_empty())
     }
 
     /// Adds what `other` names.
@@ -181,6 +199,7 @@ impl Change {
         self.service_cidrs |= other.service_cidrs;
         self.pods.extend(other.pods);
         self.namespaces.extend(other.namespaces);
+        self.network_policies.extend(other.network_policies);
     }
 }
 
@@ -225,6 +244,7 @@ pub struct SnapshotWriter {
     service_cidrs: Listing,
     pods: Listing,
     namespaces: Listing,
+    policies: Listing,
     shared: tables::Shared,
 }
 
@@ -260,6 +280,12 @@ impl SnapshotWriter {
         self.pods.complete && self.namespaces.complete
     }
 
+    /// Whether everything network policy depends on has been listed completely at least once.
+    #[must_use]
+    pub fn knows_policies(&self) -> bool {
+        self.knows_pods() && self.policies.complete
+    }
+
     /// The kinds not listed yet.
     #[must_use]
     pub fn pending(&self) -> Vec<&'static str> {
@@ -278,6 +304,10 @@ impl SnapshotWriter {
             Event::Node(update) => self.apply_node(update),
             Event::ServiceCidr(update) => self.apply_service_cidr(update),
             Event::Pod(update) => self.apply_pod(update),
+            Event::NetworkPolicy(update) => {
+                let known = &mut self.snapshot.policies;
+                tables::apply(known, &mut self.policies, &mut self.change.network_policies, update)
+            }
             Event::Namespace(update) => {
                 let known = &mut self.snapshot.namespaces;
                 tables::apply(known, &mut self.namespaces, &mut self.change.namespaces, update)

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Listing, Update};
-use crate::{Labels, NamedPort, Namespace, NodeName, ObjectKey, Pod};
+use crate::{Labels, NamedPort, Namespace, NetworkPolicy, NodeName, ObjectKey, Pod};
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +15,12 @@ pub(super) trait Keyed: PartialEq {
 }
 
 impl Keyed for Pod {
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+}
+
+impl Keyed for NetworkPolicy {
     fn key(&self) -> &ObjectKey {
         &self.key
     }
