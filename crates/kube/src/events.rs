@@ -69,9 +69,12 @@ fn event(report: &Report, node: &str) -> Event {
     let uid = match report.object.kind {
         // kubectl and the kubelet use the node's name here.
         Kind::Node => Some(key.name().to_owned()),
-        Kind::Service | Kind::EndpointSlice | Kind::ServiceCidr | Kind::Pod | Kind::Namespace => {
-            report.object.uid.map(|uid| uid.to_string())
-        }
+        Kind::Service
+        | Kind::EndpointSlice
+        | Kind::ServiceCidr
+        | Kind::Pod
+        | Kind::Namespace
+        | Kind::NetworkPolicy => report.object.uid.map(|uid| uid.to_string()),
     };
     let now = Timestamp::try_from(SystemTime::now()).ok().map(Time);
     Event {
