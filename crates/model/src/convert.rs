@@ -4,6 +4,7 @@
 mod node;
 mod pod;
 mod policy;
+mod pool;
 mod service;
 mod service_cidr;
 mod slice;
@@ -17,6 +18,8 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{Kind, Labels, ObjectKey, ObjectRef, Report, Severity, Uid};
+
+pub use pool::{AddressBlock, AddressBlockSpec, IpPool, IpPoolSpec, LentPart};
 
 /// A value and what had to be left out of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ mod labels;
 mod node;
 mod pod;
 mod policy;
+mod pool;
 mod report;
 mod selector;
 mod service;
@@ -38,6 +39,9 @@ pub use pod::{NamedPort, Namespace, Pod, PodAddresses, PodDetails, PodPhase};
 pub use policy::{
     NetworkPolicy, POLICY_ESTABLISHED_ANNOTATION, POLICY_MODE_ANNOTATION, PolicyPeer, PolicyPort,
     PolicyRule,
+};
+pub use pool::{
+    BadEncapsulation, Block, Encapsulation, Lent, NodeSelector, NodeSelectorError, Pool,
 };
 pub use report::{Kind, ObjectRef, Report, Severity};
 pub use selector::{Requirement, Selector};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Family, NodeName, Uid};
+use crate::{Family, Labels, NodeName, Uid};
 
 /// A Node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +17,12 @@ pub struct NodeFacts {
     pub uid: Option<Uid>,
     /// `status.addresses` of type `InternalIP`, in the API's order.
     pub internal_ips: Vec<IpAddr>,
-    /// `spec.podCIDRs`, without host bits.
+    /// Where its pods' addresses come from, without host bits: `spec.podCIDRs` in the API's order, and the blocks it holds
+    /// by range. A part lent by another node lies inside that node's block.
     pub pod_cidrs: Vec<IpNet>,
+    /// `metadata.labels`.
+    #[serde(default)]
+    pub labels: Labels,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
     /// It is being deleted, or has the taint `ToBeDeletedByClusterAutoscaler`: load balancers should stop choosing it

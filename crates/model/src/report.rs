@@ -22,6 +22,10 @@ pub enum Kind {
     Namespace,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `crd.projectcalico.org/v1` IPPool.
+    Pool,
+    /// `fairway.dev/v1` AddressBlock.
+    Block,
 }
 
 impl Kind {
@@ -36,6 +40,8 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::Pool => "IPPool",
+            Self::Block => "AddressBlock",
         }
     }
 
@@ -46,6 +52,8 @@ impl Kind {
             Self::Service | Self::Node | Self::Pod | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::ServiceCidr | Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::Pool => "crd.projectcalico.org/v1",
+            Self::Block => "fairway.dev/v1",
         }
     }
 }

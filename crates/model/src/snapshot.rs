@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::endpoints::merge;
 use crate::{
-    Endpoint, EndpointSlice, Family, Namespace, NetworkPolicy, NodeFacts, NodeName, ObjectKey, Pod,
-    Protocol, Service, ServiceCidr, ServiceKey, SliceKey,
+    Block, Endpoint, EndpointSlice, Family, Namespace, NetworkPolicy, NodeFacts, NodeName,
+    ObjectKey, Pod, Pool, Protocol, Service, ServiceCidr, ServiceKey, SliceKey,
 };
 
+mod pools;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,10 @@ pub enum Event {
     Namespace(Update<Namespace>),
     /// NetworkPolicies.
     NetworkPolicy(Update<NetworkPolicy>),
+    /// Address pools; keys are cluster-scoped. Where the API has no such kind: an empty list.
+    Pool(Update<Pool>),
+    /// Blocks of pools; keys are cluster-scoped. Where the API has no such kind: an empty list.
+    Block(Update<Block>),
 }
 
 /// Services, endpoints, nodes, pods and namespaces at one moment.
@@ -64,6 +69,8 @@ pub struct Snapshot {
     pods: HashMap<ObjectKey, Pod>,
     namespaces: HashMap<ObjectKey, Namespace>,
     policies: HashMap<ObjectKey, NetworkPolicy>,
+    pools: HashMap<ObjectKey, Pool>,
+    blocks: HashMap<ObjectKey, Block>,
 }
 
 impl Snapshot {
@@ -151,6 +158,16 @@ impl Snapshot {
         self.policies.values()
     }
 
+    /// The address pools, in no order.
+    pub fn pools(&self) -> impl ExactSizeIterator<Item = &Pool> {
+        self.pools.values()
+    }
+
+    /// The blocks of pools, in no order.
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = &Block> {
+        self.blocks.values()
+    }
+
     /// The endpoints of one Service port in one family, merged over slices: sorted by address, each address once.
     #[must_use]
     pub fn endpoints(
@@ -179,17 +196,26 @@ pub struct Change {
     pub namespaces: BTreeSet<ObjectKey>,
     /// NetworkPolicies that came, changed or went.
     pub network_policies: BTreeSet<ObjectKey>,
+    /// Address pools that came, changed or went; keys are cluster-scoped.
+    pub pools: BTreeSet<ObjectKey>,
+    /// Blocks that came, changed or went; keys are cluster-scoped. Nodes that hold other ranges because of it are named
+    /// among the nodes.
+    pub blocks: BTreeSet<ObjectKey>,
 }
 
 impl Change {
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.service_cidrs
-            && self.nodes.is_empty()
-            && [&self.services, &self.pods, &self.namespaces, &self.network_policies]
-                .iter()
-                .all(|keys| keys.is_empty())
+        let keys = [
+            &self.services,
+            &self.pods,
+            &self.namespaces,
+            &self.network_policies,
+            &self.pools,
+            &self.blocks,
+        ];
+        !self.service_cidrs && self.nodes.is_empty() && keys.iter().all(|keys| keys.is_empty())
     }
 
     /// Adds what `other` names.
@@ -200,6 +226,8 @@ impl Change {
         self.pods.extend(other.pods);
         self.namespaces.extend(other.namespaces);
         self.network_policies.extend(other.network_policies);
+        self.pools.extend(other.pools);
+        self.blocks.extend(other.blocks);
     }
 }
 
@@ -246,6 +274,9 @@ pub struct SnapshotWriter {
     namespaces: Listing,
     policies: Listing,
     shared: tables::Shared,
+    pools: Listing,
+    blocks: Listing,
+    ranges: pools::Ranges,
 }
 
 impl SnapshotWriter {
@@ -289,8 +320,11 @@ impl SnapshotWriter {
     /// The kinds not listed yet.
     #[must_use]
     pub fn pending(&self) -> Vec<&'static str> {
+        let pools = [("ippools", &self.pools), ("addressblocks", &self.blocks)];
+        let pools = pools.into_iter().filter(|_| self.ranges.are_expected());
         [("services", &self.services), ("endpointslices", &self.slices), ("nodes", &self.nodes)]
             .into_iter()
+            .chain(pools)
             .filter(|(_, listing)| !listing.complete)
             .map(|(name, _)| name)
             .collect()
@@ -312,6 +346,11 @@ impl SnapshotWriter {
                 let known = &mut self.snapshot.namespaces;
                 tables::apply(known, &mut self.namespaces, &mut self.change.namespaces, update)
             }
+            Event::Pool(update) => {
+                let known = &mut self.snapshot.pools;
+                tables::apply(known, &mut self.pools, &mut self.change.pools, update)
+            }
+            Event::Block(update) => self.apply_block(update),
         };
         if changed {
             self.snapshot.revision += 1;
@@ -451,7 +490,8 @@ impl SnapshotWriter {
                 self.nodes.begin(known.map(|name| ObjectKey::new("", name.as_str())));
                 false
             }
-            Update::Listed(node) | Update::Applied(node) => {
+            Update::Listed(mut node) | Update::Applied(mut node) => {
+                self.ranges.put_node(&mut node);
                 self.nodes.saw(&ObjectKey::new("", node.name.as_str()));
                 if let Some(known) = self.snapshot.nodes.get_mut(&node.name) {
                     // Nobody plans by this; a drain must not wake the planners of a whole cluster.
@@ -481,6 +521,7 @@ impl SnapshotWriter {
 
     fn drop_node(&mut self, name: &str) -> bool {
         let Some((name, _)) = self.snapshot.nodes.remove_entry(name) else { return false };
+        self.ranges.drop_node(&name);
         self.change.nodes.insert(name);
         true
     }

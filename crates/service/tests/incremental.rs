@@ -252,6 +252,7 @@ fn event(step: &Step) -> Option<Event> {
                 format!("10.244.{cidr}.0/24").parse().expect("a CIDR"),
                 format!("fd00:10:244:{cidr}::/64").parse().expect("a CIDR"),
             ],
+            labels: model::Labels::default(),
             zone: Some(["west", "east"][usize::from(cidr % 2)].into()),
             leaving: false,
         })),

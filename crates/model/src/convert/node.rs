@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
-use super::{Findings, Parsed};
+use super::{Findings, Parsed, labels};
 use crate::{Kind, NodeFacts, NodeName, Report};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -68,6 +68,7 @@ impl TryFrom<&api::Node> for Parsed<NodeFacts> {
             uid: findings.object.uid,
             internal_ips,
             pod_cidrs,
+            labels: labels(meta.labels.as_ref()),
             zone: zone.map(|zone| Arc::from(zone.as_str())),
             leaving,
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Listing, Update};
-use crate::{Labels, NamedPort, Namespace, NetworkPolicy, NodeName, ObjectKey, Pod};
+use crate::{Block, Labels, NamedPort, Namespace, NetworkPolicy, NodeName, ObjectKey, Pod, Pool};
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +27,18 @@ impl Keyed for NetworkPolicy {
 }
 
 impl Keyed for Namespace {
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+}
+
+impl Keyed for Pool {
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+}
+
+impl Keyed for Block {
     fn key(&self) -> &ObjectKey {
         &self.key
     }

@@ -181,6 +181,7 @@ fn a_drained_node_changes_the_facts_and_no_plan() {
         uid: None,
         internal_ips: Vec::new(),
         pod_cidrs: Vec::new(),
+        labels: crate::Labels::default(),
         zone: None,
         leaving,
     };
