@@ -3,6 +3,7 @@
 //! Nodes are taken in order of their names, so that all nodes of a cluster decide alike: of two
 //! overlapping CIDRs the first name's counts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,9 +15,21 @@ pub(crate) struct Owned<'a> {
     pub(crate) cidr: IpNet,
 }
 
-/// The pod CIDRs that count, and what is wrong with the others.
-pub(crate) fn accept<'a>(nodes: &[&'a NodeFacts]) -> (Vec<Owned<'a>>, Vec<Report>) {
+/// The pod CIDRs that count, and what is wrong with the others. Those of `lent` may lie inside another's: the longer
+/// prefix is the better route.
+pub(crate) fn accept<'a>(
+    nodes: &[&'a NodeFacts],
+    lent: &BTreeSet<IpNet>,
+) -> (Vec<Owned<'a>>, Vec<Report>) {
+    let addresses: BTreeMap<IpAddr, &NodeFacts> = nodes
+        .iter()
+        .rev()
+        .flat_map(|&node| node.internal_ips.iter().map(move |ip| (*ip, node)))
+        .collect();
     let mut accepted: Vec<Owned<'a>> = Vec::new();
+    // By first address. They do not overlap, so a range's neighbours in this order are all it can meet.
+    let mut whole: BTreeMap<IpAddr, Owned<'a>> = BTreeMap::new();
+    let mut parts: BTreeMap<IpAddr, Owned<'a>> = BTreeMap::new();
     let mut reports = Vec::new();
     for &node in nodes {
         for cidr in node.pod_cidrs.iter().map(IpNet::trunc) {
@@ -27,16 +40,15 @@ pub(crate) fn accept<'a>(nodes: &[&'a NodeFacts]) -> (Vec<Owned<'a>>, Vec<Report
                 continue;
             }
             // A route over a node's own address would cut that node off.
-            let swallowed = nodes.iter().find_map(|other| {
-                let ip = other.internal_ips.iter().find(|ip| cidr.contains(*ip))?;
-                Some(format!("pod CIDR {cidr} contains the address {ip} of node {}", other.name))
-            });
-            if let Some(message) = swallowed {
+            if let Some((ip, other)) = addresses.range(cidr.network()..=cidr.broadcast()).next() {
+                let message =
+                    format!("pod CIDR {cidr} contains the address {ip} of node {}", other.name);
                 let hint = "pods and nodes need ranges of their own";
                 reports.push(report(node, Severity::Error, "PodCIDRContainsNode", message, hint));
                 continue;
             }
-            if let Some(first) = accepted.iter().find(|have| overlap(have.cidr, cidr)) {
+            let among = if lent.contains(&cidr) { &mut parts } else { &mut whole };
+            if let Some(first) = met(among, cidr) {
                 if std::ptr::eq(first.node, node) && first.cidr == cidr {
                     continue;
                 }
@@ -47,14 +59,17 @@ pub(crate) fn accept<'a>(nodes: &[&'a NodeFacts]) -> (Vec<Owned<'a>>, Vec<Report
                 reports.push(report(node, Severity::Error, "PodCIDROverlap", message, hint));
                 continue;
             }
+            among.insert(cidr.network(), Owned { node, cidr });
             accepted.push(Owned { node, cidr });
         }
     }
     (accepted, reports)
 }
 
-fn overlap(one: IpNet, other: IpNet) -> bool {
-    one.contains(&other) || other.contains(&one)
+fn met<'m, 'a>(ranges: &'m BTreeMap<IpAddr, Owned<'a>>, cidr: IpNet) -> Option<&'m Owned<'a>> {
+    let before = ranges.range(..=cidr.network()).next_back().map(|(_, owned)| owned);
+    let inside = || ranges.range(cidr.network()..=cidr.broadcast()).next().map(|(_, owned)| owned);
+    before.filter(|owned| owned.cidr.contains(&cidr)).or_else(inside)
 }
 
 /// Why no pod can live there.

@@ -1,5 +1,8 @@
 //! Plans of small clusters, and laws over any cluster.
 
+mod tunnels;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -15,6 +18,7 @@ fn node(name: &str, ips: &[&str], cidrs: &[&str]) -> NodeFacts {
         uid: None,
         internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        labels: model::Labels::default(),
         zone: None,
         leaving: false,
     }
@@ -33,7 +37,21 @@ fn host() -> HostFacts {
     HostFacts {
         name: NodeName::new("node-1"),
         addresses: vec![address("172.30.1.1/16"), address("fd00:172:30::1:1/64")],
+        mtus: [(2, 1500)].into(),
+        ways: BTreeMap::new(),
+        has_ipip: true,
     }
+}
+
+fn compile<'a>(
+    nodes: impl IntoIterator<Item = &'a NodeFacts>,
+    host: &HostFacts,
+) -> (FabricPlan, Vec<model::Report>) {
+    super::compile(&Cluster::new(nodes, [], []), host, &Settings::default())
+}
+
+fn diff(plan: &FabricPlan, listed: &[Route]) -> Vec<Change<'static>> {
+    super::diff(plan, &BTreeMap::new(), listed)
 }
 
 fn routes(plan: &FabricPlan) -> Vec<String> {
@@ -128,8 +146,8 @@ fn the_nat_table_reads_as_promised() {
     let (plan, _) = compile(&nodes, &host());
     let text = nat_table(&plan).unwrap().to_string();
     for expected in [
-        "ip saddr @pod-cidrs4 ip daddr != @pod-cidrs4 ip daddr != @node-ips4 masquerade fully-random",
-        "ip6 saddr @pod-cidrs6 ip6 daddr != @pod-cidrs6 ip6 daddr != @node-ips6 masquerade fully-random",
+        "ip saddr @pod-cidrs4 ip saddr != @no-nat-cidrs4 ip daddr != @pod-cidrs4 ip daddr != @pool-cidrs4 ip daddr != @node-ips4 masquerade fully-random",
+        "ip6 saddr @pod-cidrs6 ip6 saddr != @no-nat-cidrs6 ip6 daddr != @pod-cidrs6 ip6 daddr != @pool-cidrs6 ip6 daddr != @node-ips6 masquerade fully-random",
         "type nat hook postrouting priority",
         "172.30.1.2",
     ] {
@@ -160,6 +178,7 @@ fn any_node() -> impl Strategy<Value = NodeFacts> {
         uid: None,
         internal_ips,
         pod_cidrs,
+        labels: model::Labels::default(),
         zone: None,
         leaving: false,
     })
