@@ -1,19 +1,23 @@
-//! The fabric loop: nodes → routes, the CNI configuration, and the NAT part of the table.
+//! The fabric loop: nodes, pools and blocks → tunnels and routes, the CNI configuration, and the NAT part of the table.
 
+mod kernel;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use fabric::{FabricPlan, LocalAddress, ROUTE_PROTOCOL};
+use fabric::FabricPlan;
 use link::LinkIndex;
 use link::kernel::{Netlink, Watch, WatchGroups};
-use model::{NodeFacts, NodeName};
+use model::{NodeName, Report};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::AgentConfig;
-use crate::desired::host_facts;
+use crate::between::Between;
 use crate::health::{Health, Need};
 use crate::metrics::Metrics;
 use crate::readable::readable;
@@ -28,8 +32,10 @@ const EVERY: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
 /// Several notices about one change are one look.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Used when the link of the node's address is not found.
-const DEFAULT_MTU: u32 = 1500;
+/// After a tunnel link was made, its routes wait this long: the other nodes hear of the same change and make theirs.
+const OTHER_ENDS: Duration = Duration::from_millis(300);
+/// A tunnel nobody wants any more is kept this long for what other nodes still send through it.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// What a node that carries pods needs: packets pass through, and may come back another way than they went.
 const SYSCTLS: [(&str, &str); 4] = [
@@ -39,48 +45,57 @@ const SYSCTLS: [(&str, &str); 4] = [
     ("net/ipv4/conf/default/rp_filter", "2"),
 ];
 
-/// What the route thread found and did.
-struct Applied {
-    plan: FabricPlan,
-    reports: Vec<model::Report>,
-    changes: usize,
-    mtu: u32,
+/// What lives on the route thread.
+struct Routes {
+    netlink: Netlink,
+    /// Whether the kernel has IP in IP, as far as is known.
+    has_ipip: bool,
 }
 
 /// The loop's state.
 pub(crate) struct FabricLoop {
     name: NodeName,
+    settings: fabric::Settings,
     /// None where another network plugin connects the pods.
     cni_conf_dir: Option<PathBuf>,
     data_dir: PathBuf,
-    kernel: Worker<Netlink>,
+    kernel: Worker<Routes>,
     events: AsyncFd<Watch>,
-    nodes: watch::Receiver<Option<Vec<NodeFacts>>>,
+    facts: watch::Receiver<Option<Arc<Between>>>,
     nat: watch::Sender<Option<nft::Table>>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    /// What was wrong at the last look, so that each is said once.
+    told: BTreeSet<String>,
+    /// Tunnel links nobody wants any more, and when they go.
+    leaving: BTreeMap<LinkIndex, Instant>,
 }
 
 impl FabricLoop {
     pub(crate) fn new(
         config: &AgentConfig,
-        nodes: watch::Receiver<Option<Vec<NodeFacts>>>,
+        facts: watch::Receiver<Option<Arc<Between>>>,
         nat: watch::Sender<Option<nft::Table>>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let groups = WatchGroups { routes: true, addresses: true, ..WatchGroups::default() };
-        let events = Watch::open(groups).context("cannot watch routes")?;
+        let groups = WatchGroups { links: true, addresses: true, routes: true, neighbours: true };
+        let mut events = Watch::open(groups).context("cannot watch routes")?;
+        events.only_neighbours_of(Vec::new());
+        let netlink = Netlink::open().context("cannot open rtnetlink")?;
         Ok(Self {
             name: NodeName::new(&config.node_name),
+            settings: config.fabric.clone(),
             cni_conf_dir: (!config.without.cni).then(|| config.cni_conf_dir.clone()),
             data_dir: config.state_dir.join("ipam"),
-            kernel: Worker::start("routes", Netlink::open().context("cannot open rtnetlink")?)?,
+            kernel: Worker::start("routes", Routes { netlink, has_ipip: true })?,
             events: readable(events)?,
-            nodes,
+            facts,
             nat,
             health,
             metrics,
+            told: BTreeSet::new(),
+            leaving: BTreeMap::new(),
         })
     }
 
@@ -95,7 +110,10 @@ impl FabricLoop {
         }
         loop {
             let wait = match self.sync().await {
-                Ok(()) => EVERY,
+                Ok(()) => {
+                    let next = self.leaving.values().min();
+                    next.map_or(EVERY, |at| at.saturating_duration_since(Instant::now()))
+                }
                 Err(error) => {
                     self.metrics.failed("routes");
                     tracing::warn!(error = format!("{error:#}"), "routes are behind, trying again");
@@ -103,7 +121,7 @@ impl FabricLoop {
                 }
             };
             tokio::select! {
-                changed = self.nodes.changed() => if changed.is_err() { return },
+                changed = self.facts.changed() => if changed.is_err() { return },
                 event = changed(&mut self.events) => if let Err(error) = event {
                     tracing::warn!(%error, "route events");
                     tokio::time::sleep(RETRY).await;
@@ -114,37 +132,85 @@ impl FabricLoop {
     }
 
     async fn sync(&mut self) -> anyhow::Result<()> {
-        let Some(nodes) = self.nodes.borrow_and_update().clone() else { return Ok(()) };
-        let name = self.name.clone();
-        let applied = self.kernel.call(move |kernel| apply(kernel, &nodes, name)).await??;
-        for report in &applied.reports {
-            tracing::debug!(%report, "fabric");
+        let Some(facts) = self.facts.borrow_and_update().clone() else { return Ok(()) };
+        let (name, settings) = (self.name.clone(), self.settings.clone());
+        let prepare = move |thread: &mut Routes| {
+            kernel::prepare(&mut thread.netlink, &facts, name, &settings, &mut thread.has_ipip)
+        };
+        let prepared = self.kernel.call(prepare).await??;
+        self.events.get_mut().only_neighbours_of(prepared.tunnels.values().copied().collect());
+        self.tell(&prepared.reports, &prepared.refused);
+        // The table first: what goes by a new route must find its NAT.
+        self.publish_nat(&prepared.plan)?;
+        if prepared.fresh {
+            tokio::time::sleep(OTHER_ENDS).await;
         }
-        if applied.changes > 0 {
-            tracing::info!(
-                changes = applied.changes,
-                routes = applied.plan.routes.len(),
-                "routes changed"
-            );
+        let plan = Arc::new(prepared.plan);
+        let (routes_of, tunnels) = (plan.clone(), prepared.tunnels.clone());
+        let route =
+            move |thread: &mut Routes| kernel::route(&mut thread.netlink, &routes_of, &tunnels);
+        let changes = prepared.changes + self.kernel.call(route).await??;
+        if changes > 0 {
+            let routes = plan.routes_with(&prepared.tunnels).len();
+            tracing::info!(changes, routes, tunnels = prepared.tunnels.len(), "routes changed");
         }
-        let nat = fabric::nat_table(&applied.plan).context("the NAT part of the table")?;
+        self.retire(prepared.retired).await?;
+        self.health.met(Need::Routes);
+        self.write_conflist(&plan)?;
+        anyhow::ensure!(prepared.refused.is_empty(), "{}", prepared.refused.join("; "));
+        Ok(())
+    }
+
+    /// Says what is wrong, once as long as it is.
+    fn tell(&mut self, reports: &[Report], refused: &[String]) {
+        let all = reports.iter().map(ToString::to_string).chain(refused.iter().cloned());
+        let now: BTreeSet<String> = all.collect();
+        for line in now.difference(&self.told) {
+            tracing::warn!("between nodes: {line}");
+        }
+        self.told = now;
+    }
+
+    fn publish_nat(&self, plan: &FabricPlan) -> anyhow::Result<()> {
+        let nat = fabric::nat_table(plan).context("the NAT part of the table")?;
         self.nat.send_if_modified(|current| {
             let changed = current.as_ref() != Some(&nat);
             *current = Some(nat);
             changed
         });
-        self.health.met(Need::Routes);
+        Ok(())
+    }
+
+    /// Removes tunnel links whose time has come.
+    async fn retire(&mut self, retired: Vec<LinkIndex>) -> anyhow::Result<()> {
+        let now = Instant::now();
+        self.leaving.retain(|link, _| retired.contains(link));
+        for link in retired {
+            self.leaving.entry(link).or_insert(now + FAREWELL);
+        }
+        let due: Vec<LinkIndex> =
+            self.leaving.iter().filter(|(_, at)| **at <= now).map(|(link, _)| *link).collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.leaving.retain(|link, _| !due.contains(link));
+        tracing::info!(links = due.len(), "tunnels that nobody uses any more are removed");
+        let remove = move |thread: &mut Routes| kernel::remove(&mut thread.netlink, &due);
+        self.kernel.call(remove).await?.context("cannot remove a tunnel")
+    }
+
+    fn write_conflist(&self, plan: &FabricPlan) -> anyhow::Result<()> {
         let Some(cni_conf_dir) = &self.cni_conf_dir else {
             self.health.met(Need::CniConfig);
             return Ok(());
         };
-        if applied.plan.own_pod_cidrs.is_empty() {
+        if plan.own_pod_cidrs.is_empty() {
             return Ok(());
         }
         let spec = cni::Conflist {
             name: NETWORK,
-            mtu: applied.mtu,
-            pod_cidrs: &applied.plan.own_pod_cidrs,
+            mtu: plan.mtu,
+            pod_cidrs: &plan.own_pod_cidrs,
             data_dir: &self.data_dir,
         };
         match write(cni_conf_dir, &cni::conflist(&spec)) {
@@ -173,25 +239,6 @@ async fn changed(events: &mut AsyncFd<Watch>) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-}
-
-/// On the route thread: what this node has, what it should have, the difference.
-fn apply(kernel: &mut Netlink, nodes: &[NodeFacts], name: NodeName) -> anyhow::Result<Applied> {
-    let host = host_facts(kernel, name)?;
-    let own = nodes.iter().find(|node| node.name == host.name);
-    let device: Option<LinkIndex> = own.and_then(|node| {
-        let is_own = |address: &&LocalAddress| node.internal_ips.contains(&address.network.addr());
-        host.addresses.iter().find(is_own).map(|address| address.device)
-    });
-    let link = device.map(|device| kernel.link(device)).transpose()?.flatten();
-    let (plan, reports) = fabric::compile(nodes, &host);
-    let listed = kernel.routes(ROUTE_PROTOCOL)?;
-    let changes = fabric::diff(&plan, &listed);
-    if !changes.is_empty() {
-        kernel.apply(&changes)?;
-    }
-    let mtu = link.map_or(DEFAULT_MTU, |link| link.mtu);
-    Ok(Applied { plan, reports, changes: changes.len(), mtu })
 }
 
 /// Writes the CNI configuration unless it is there; a reader sees the old file or the new one.

@@ -4,10 +4,10 @@
 //!
 //! | task or thread | owns | talks to |
 //! |---|---|---|
-//! | three watches (crate `cluster`) | the connection to the API | bounded channel of messages → services loop |
-//! | services loop (`services`) | snapshot, planner | kernel thread; latest-value channel of nodes → fabric loop |
+//! | the watches (crate `cluster`) | the connection to the API | bounded channel of messages → services loop |
+//! | services loop (`services`) | snapshot, planner | kernel thread; latest-value channel of nodes, pools and blocks → fabric loop |
 //! | kernel thread (`worker`) | nf_tables and conntrack sockets | answers one request at a time |
-//! | fabric loop (`fabric_loop`) | the route plan, the CNI configuration | route thread; latest-value channel of the NAT table → services loop |
+//! | fabric loop (`fabric_loop`) | tunnels and routes, the CNI configuration | route thread; latest-value channel of the NAT table → services loop |
 //! | route thread (`worker`) | the rtnetlink socket | answers one request at a time |
 //! | HTTP server (`http`) | the listener | reads `health` |
 //! | health check ports (`health_checks`) | one listener per Service that wants one | read `health`; told by the services loop |
@@ -20,6 +20,7 @@
 //! `kill -9`, leaves the data path as it is.
 
 mod api_servers;
+mod between;
 mod desired;
 mod fabric_loop;
 mod followers;
@@ -43,7 +44,9 @@ use std::time::Duration;
 
 pub use cluster::Access;
 pub use desired::{Desired, desired};
+pub use fabric::Settings as FabricSettings;
 use kube_proxy::{Conntrack, Settings};
+pub use model::Encapsulation;
 use service::NodePortAddresses;
 pub use start::run;
 
@@ -68,6 +71,20 @@ pub struct AgentConfig {
     pub without: Without,
     /// How Services are served.
     pub services: ServiceSettings,
+    /// How packets cross to the other nodes.
+    pub fabric: fabric::Settings,
+    /// Where the addresses of this node's pods come from.
+    pub ipam: Ipam,
+}
+
+/// Where the addresses of pods come from. All nodes of a cluster do it one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ipam {
+    /// From `spec.podCIDRs` of the node.
+    #[default]
+    NodeCidr,
+    /// From blocks of address pools, taken when they are needed.
+    Pools,
 }
 
 /// What of the node's network is left to others.

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
+use crate::between::Between;
 use crate::followers::Followers;
 use crate::health::{BEAT, Health, Need};
 use crate::memory;
@@ -43,6 +44,7 @@ pub(crate) struct ServicesLoop {
     foreign: AsyncFd<nft::kernel::Watch>,
     inbox: mpsc::Receiver<Message>,
     nodes: watch::Sender<Option<Vec<NodeFacts>>>,
+    between: watch::Sender<Option<Arc<Between>>>,
     nat: watch::Receiver<Option<nft::Table>>,
     nat_dirty: bool,
     /// The fabric's part of the table, as committed.
@@ -83,7 +85,11 @@ impl ServicesLoop {
         (plan, pace): (Config, Pace),
         sockets: Sockets,
         inbox: mpsc::Receiver<Message>,
-        nodes: watch::Sender<Option<Vec<NodeFacts>>>,
+        (nodes, between): (
+            watch::Sender<Option<Vec<NodeFacts>>>,
+            watch::Sender<Option<Arc<Between>>>,
+        ),
+        writer: SnapshotWriter,
         nat: watch::Receiver<Option<nft::Table>>,
         events: Arc<EventWriter>,
         followers: Followers,
@@ -93,7 +99,7 @@ impl ServicesLoop {
     ) -> anyhow::Result<Self> {
         let foreign = readable(sockets.watch()?)?;
         Ok(Self {
-            writer: SnapshotWriter::default(),
+            writer,
             planner: Planner::new(node.clone(), plan),
             node,
             pace,
@@ -101,6 +107,7 @@ impl ServicesLoop {
             foreign,
             inbox,
             nodes,
+            between,
             nat,
             nat_dirty: false,
             nat_applied: None,
@@ -251,7 +258,13 @@ impl ServicesLoop {
     }
 
     fn publish_nodes(&self) {
-        self.nodes.send_replace(Some(self.writer.snapshot().nodes().cloned().collect()));
+        let facts = Between::of(self.writer.snapshot());
+        self.nodes.send_replace(Some(facts.nodes.clone()));
+        self.between.send_if_modified(|current| {
+            let changed = current.as_deref() != Some(&facts);
+            *current = Some(Arc::new(facts));
+            changed
+        });
     }
 
     /// Reads the table back and brings it to what it should be.
@@ -319,7 +332,7 @@ impl ServicesLoop {
         let change = self.writer.take_change();
         self.followers.changed(self.writer.snapshot(), &change);
         self.publish();
-        if !change.nodes.is_empty() {
+        if !(change.nodes.is_empty() && change.pools.is_empty() && change.blocks.is_empty()) {
             self.publish_nodes();
         }
         let revision = self.writer.snapshot().revision();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use cluster::{EventWriter, ProgressWriter};
-use model::{Kind, NodeName, ObjectKey, ObjectRef, Report, Severity};
+use model::{Kind, NodeName, ObjectKey, ObjectRef, Report, Severity, SnapshotWriter};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -19,7 +19,7 @@ use crate::health_checks::HealthChecks;
 use crate::metrics::Metrics;
 use crate::progress::Progress;
 use crate::services::{self, Pace, ServicesLoop};
-use crate::{AgentConfig, api_servers, http, kernel_settings, memory};
+use crate::{AgentConfig, Ipam, api_servers, http, kernel_settings, memory};
 
 /// Messages of the watches that wait while a commit runs; more wait in the connections.
 const MESSAGES: usize = 1024;
@@ -58,6 +58,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let health = Arc::new(Health::new());
     let metrics = Arc::new(Metrics::new());
     let (nodes, nodes_seen) = watch::channel(None);
+    let (between, between_seen) = watch::channel(None);
     let (nat, nat_seen) = watch::channel(None);
     let (applied, applied_seen) = watch::channel(None);
     let (messages, inbox) = mpsc::channel(MESSAGES);
@@ -82,10 +83,15 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         nat.send_replace(Some(services::empty_table()?));
     } else {
         let (health, metrics) = (health.clone(), metrics.clone());
-        let fabric = FabricLoop::new(&config, nodes_seen.clone(), nat.clone(), health, metrics)?;
+        let fabric = FabricLoop::new(&config, between_seen.clone(), nat.clone(), health, metrics)?;
         tasks.spawn(fabric.run());
     }
     let _watches = cluster::watch(&client, &messages);
+    let _pools = (!config.without.fabric).then(|| cluster::watch_pools(&client, &messages));
+    let writer = match config.without.fabric {
+        true => SnapshotWriter::default(),
+        false => SnapshotWriter::default().expecting_pools(config.ipam == Ipam::Pools),
+    };
     drop(messages);
     let node = NodeName::new(&config.node_name);
     let events = Arc::new(EventWriter::start(client.clone(), &config.node_name));
@@ -101,7 +107,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         (settings.plan.clone(), Pace { full: settings.full_every, least: settings.least_pause }),
         sockets,
         inbox,
-        nodes,
+        (nodes, between),
+        writer,
         nat_seen,
         events,
         Followers::new(&config.state_dir, checks, learner)?,

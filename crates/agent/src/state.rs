@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead};
 
 use model::{
-    EndpointSlice, Event, NodeFacts, NodeName, Service, ServiceCidr, ServiceKey, Snapshot, Update,
+    Block, EndpointSlice, Event, NodeFacts, NodeName, Pool, Service, ServiceCidr, ServiceKey,
+    Snapshot, Update,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,11 @@ enum Line<'a> {
     ServiceCidrs {
         cidrs: Vec<&'a ServiceCidr>,
     },
+    /// All of them.
+    Pools {
+        pools: Vec<&'a Pool>,
+        blocks: Vec<&'a Block>,
+    },
     Whole,
 }
 
@@ -49,6 +55,7 @@ enum Record {
     Service { key: ServiceKey, service: Option<Service>, slices: Vec<EndpointSlice> },
     Node { name: NodeName, node: Option<NodeFacts> },
     ServiceCidrs { cidrs: Vec<ServiceCidr> },
+    Pools { pools: Vec<Pool>, blocks: Vec<Block> },
     Whole,
 }
 
@@ -58,6 +65,8 @@ pub(crate) struct Facts {
     services: HashMap<ServiceKey, (Option<Service>, Vec<EndpointSlice>)>,
     nodes: BTreeMap<NodeName, NodeFacts>,
     service_cidrs: Vec<ServiceCidr>,
+    pools: Vec<Pool>,
+    blocks: Vec<Block>,
 }
 
 /// Why a file cannot be used.
@@ -103,6 +112,7 @@ pub(crate) fn read(mut from: impl BufRead) -> Result<Loaded, StateError> {
                 facts.nodes.remove(&name);
             }
             Some(Record::ServiceCidrs { cidrs }) => facts.service_cidrs = cidrs,
+            Some(Record::Pools { pools, blocks }) => (facts.pools, facts.blocks) = (pools, blocks),
             Some(Record::Whole) => whole = true,
             None if whole => return Ok((facts, Some(number))),
             None => return Err(StateError::Damaged(number)),
@@ -124,12 +134,16 @@ impl Facts {
             Event::Slice(Update::Begin),
             Event::Node(Update::Begin),
             Event::ServiceCidr(Update::Begin),
+            Event::Pool(Update::Begin),
+            Event::Block(Update::Begin),
         ];
         let end = [
             Event::Service(Update::End),
             Event::Slice(Update::End),
             Event::Node(Update::End),
             Event::ServiceCidr(Update::End),
+            Event::Pool(Update::End),
+            Event::Block(Update::End),
         ];
         let services = self.services.into_values().flat_map(|(service, slices)| {
             let slices = slices.into_iter().map(|slice| Event::Slice(Update::Listed(slice)));
@@ -138,7 +152,16 @@ impl Facts {
         let nodes = self.nodes.into_values().map(|node| Event::Node(Update::Listed(node)));
         let cidrs = self.service_cidrs.into_iter();
         let cidrs = cidrs.map(|cidr| Event::ServiceCidr(Update::Listed(cidr)));
-        begin.into_iter().chain(services).chain(nodes).chain(cidrs).chain(end)
+        let pools = self.pools.into_iter().map(|pool| Event::Pool(Update::Listed(pool)));
+        let blocks = self.blocks.into_iter().map(|block| Event::Block(Update::Listed(block)));
+        begin
+            .into_iter()
+            .chain(services)
+            .chain(nodes)
+            .chain(cidrs)
+            .chain(pools)
+            .chain(blocks)
+            .chain(end)
     }
 }
 
@@ -156,6 +179,12 @@ fn put_node(out: &mut Vec<u8>, snapshot: &Snapshot, name: &NodeName) {
 /// Appends the ServiceCIDRs.
 fn put_service_cidrs(out: &mut Vec<u8>, snapshot: &Snapshot) {
     encode(out, &Line::ServiceCidrs { cidrs: snapshot.service_cidrs().collect() });
+}
+
+/// Appends the pools and blocks.
+fn put_pools(out: &mut Vec<u8>, snapshot: &Snapshot) {
+    let (pools, blocks) = (snapshot.pools().collect(), snapshot.blocks().collect());
+    encode(out, &Line::Pools { pools, blocks });
 }
 
 fn encode(out: &mut Vec<u8>, line: &Line<'_>) {

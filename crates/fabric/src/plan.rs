@@ -8,7 +8,7 @@ use link::{LinkIndex, Route, RouteKind, RoutePlan, Tunnel, TunnelKind};
 use model::{Block, Encapsulation, NodeFacts, NodeName, Pool, Report, Severity};
 
 use crate::cidrs::{Owned, accept, report};
-use crate::tunnel::{TunnelId, TunnelPeer, TunnelPlan, vtep_mac};
+use crate::tunnel::{TunnelId, TunnelPeer, TunnelPlan, tunnel_gateway, vtep_mac};
 
 /// Protocol number of every route Fairway makes.
 pub const ROUTE_PROTOCOL: u8 = 250;
@@ -402,7 +402,10 @@ impl<'a> Compiler<'a> {
         }
         let (gateway, mac) = match id {
             TunnelId::Ipip => (address, None),
-            _ => (cidr.network(), Some(vtep_mac(&node.name, self.settings.vxlan_vni))),
+            _ => {
+                let mac = vtep_mac(&node.name, self.settings.vxlan_vni);
+                (tunnel_gateway(cidr, mac), Some(mac))
+            }
         };
         self.tunnels.entry(id).or_default().push(TunnelPeer { cidr, gateway, mac, node: address });
         let below = self.host.mtu_towards(address).unwrap_or(base);

@@ -1,12 +1,12 @@
 //! The tunnels of a node, and who is reached through them.
 //!
 //! Nothing has to be told between nodes. The Ethernet address of a VXLAN end follows from its node's name, and the address
-//! packets for a range are handed to is the first of that range, which no pod gets: `10.244.2.0/24 via 10.244.2.0 dev
-//! vxlan.fairway onlink`. A node's own end carries the first address of its first range, so that what the node itself sends
+//! packets for a range are handed to is the first of that range, which no pod gets (`10.244.2.0/24 via 10.244.2.0 dev
+//! vxlan.fairway onlink`), or for IPv6 a link-local one that follows from the Ethernet address. A node's own end carries the first address of its first range, so that what the node itself sends
 //! to pods comes back the way it went.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use link::{Address, Forwarding, LinkIndex, MacAddr, Neighbour, Route, Tunnel, TunnelKind};
@@ -44,7 +44,7 @@ impl TunnelId {
         let kind = match self {
             Self::Vxlan4 => TunnelKind::Vxlan { vni: 0, port: 0, local: v4.into() },
             Self::Vxlan6 => {
-                TunnelKind::Vxlan { vni: 0, port: 0, local: std::net::Ipv6Addr::UNSPECIFIED.into() }
+                TunnelKind::Vxlan { vni: 0, port: 0, local: Ipv6Addr::UNSPECIFIED.into() }
             }
             Self::Ipip => TunnelKind::Ipip { local: v4 },
         };
@@ -88,10 +88,12 @@ impl TunnelPlan {
 
     /// The gateways' Ethernet addresses.
     pub(crate) fn neighbours_on(&self, device: LinkIndex) -> Vec<Neighbour> {
-        let peers = self.peers.iter();
-        peers
-            .filter_map(|peer| Some(Neighbour::permanent(device, peer.gateway, peer.mac?)))
-            .collect()
+        let all = self.peers.iter().filter_map(|peer| {
+            let neighbour = Neighbour::permanent(device, peer.gateway, peer.mac?);
+            Some((peer.gateway, neighbour))
+        });
+        // Several ranges of one node share a link-local gateway.
+        all.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
     /// Which node an Ethernet address is at; each once.
@@ -105,9 +107,25 @@ impl TunnelPlan {
 
     /// The routes into it.
     pub fn routes_on(&self, device: LinkIndex) -> impl Iterator<Item = Route> + '_ {
-        self.peers
-            .iter()
-            .map(move |peer| Route::to(peer.cidr).via(peer.gateway).on(device).onlink())
+        self.peers.iter().map(move |peer| {
+            let route = Route::to(peer.cidr).via(peer.gateway).on(device);
+            // A link-local gateway is on the link by definition.
+            if peer.gateway.is_ipv4() { route.onlink() } else { route }
+        })
+    }
+}
+
+/// What a route into VXLAN names as gateway. An IPv6 gateway may not be covered by a route out of another link, as the first
+/// address of the range is while the range is still reached directly; a link-local one never is.
+pub(crate) fn tunnel_gateway(cidr: IpNet, mac: MacAddr) -> IpAddr {
+    let [a, b, c, d, e, f] = mac.0.map(u16::from);
+    match cidr {
+        IpNet::V4(net) => net.network().into(),
+        // The interface identifier of RFC 4291, appendix A.
+        IpNet::V6(_) => {
+            let parts = [(a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];
+            Ipv6Addr::new(0xfe80, 0, 0, 0, parts[0], parts[1], parts[2], parts[3]).into()
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agent::kube_proxy::{self, KubeProxyConfiguration, Verdict};
-use agent::{Access, AgentConfig, ServiceSettings, Without};
+use agent::{Access, AgentConfig, FabricSettings, Ipam, ServiceSettings, Without};
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use crate::arguments::{AgentOptions, Arguments, Command, Part};
+use crate::arguments::{AddressSource, AgentOptions, Arguments, Command, Part};
 use crate::small_runtime;
 
 const HEALTH: SocketAddr =
@@ -73,6 +73,16 @@ fn config(
         metrics_addr: options.metrics_addr.or(settings.map(|settings| settings.metrics)),
         without: Without { cni: left(Part::Cni) || left(Part::Fabric), fabric: left(Part::Fabric) },
         services,
+        fabric: FabricSettings {
+            encapsulation: options.encapsulation,
+            vxlan_vni: options.vxlan_vni,
+            vxlan_port: options.vxlan_port,
+            mtu: options.mtu,
+        },
+        ipam: match options.ipam {
+            AddressSource::NodeCidr => Ipam::NodeCidr,
+            AddressSource::Pools => Ipam::Pools,
+        },
     })
 }
 

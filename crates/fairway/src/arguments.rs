@@ -99,6 +99,22 @@ pub(crate) struct AgentOptions {
     /// What of the node's network is left to others: an existing network plugin (cni), its routes too (fabric).
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub(crate) without: Vec<Part>,
+    /// How packets for pods cross to other nodes whose ranges are in no IPPool: never, vxlan, vxlan-cross-subnet, ipip,
+    /// ipip-cross-subnet. Of a range in an IPPool the pool decides.
+    #[arg(long, value_name = "HOW", default_value = "never")]
+    pub(crate) encapsulation: agent::Encapsulation,
+    /// VXLAN's network number; the same on all nodes.
+    #[arg(long, value_name = "VNI", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub(crate) vxlan_vni: u32,
+    /// VXLAN's UDP port; the same on all nodes.
+    #[arg(long, value_name = "PORT", default_value = "4789", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: u16,
+    /// MTU of pods; found from the links unless given.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65_535))]
+    pub(crate) mtu: Option<u32>,
+    /// Where pods' addresses come from; the same on all nodes.
+    #[arg(long, value_enum, value_name = "SOURCE", default_value = "node-cidr")]
+    pub(crate) ipam: AddressSource,
     /// Ranges of cluster addresses, besides those of ServiceCIDR objects (for API servers before 1.33).
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(crate) service_cidr: Vec<ipnet::IpNet>,
@@ -117,6 +133,15 @@ pub(crate) struct AgentOptions {
     /// Where /metrics is served instead [default: the configuration's, else with health].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics_addr: Option<SocketAddr>,
+}
+
+/// Where pods' addresses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AddressSource {
+    /// The node's spec.podCIDRs.
+    NodeCidr,
+    /// Blocks of IPPools (crd.projectcalico.org), taken when they are needed.
+    Pools,
 }
 
 /// What may be left to others.

@@ -219,11 +219,13 @@ fn how(place: &WhichNode) -> How {
             node: given.unwrap_or(agent.node_name),
             settings: agent.services,
             without: agent.without,
+            fabric: agent.fabric,
         },
         None => How {
             node: given.unwrap_or_else(host_name),
             settings: agent::ServiceSettings::default(),
             without: agent::Without::default(),
+            fabric: agent::FabricSettings::default(),
         },
     }
 }

@@ -74,7 +74,9 @@ fn event(report: &Report, node: &str) -> Event {
         | Kind::ServiceCidr
         | Kind::Pod
         | Kind::Namespace
-        | Kind::NetworkPolicy => report.object.uid.map(|uid| uid.to_string()),
+        | Kind::NetworkPolicy
+        | Kind::Pool
+        | Kind::Block => report.object.uid.map(|uid| uid.to_string()),
     };
     let now = Timestamp::try_from(SystemTime::now()).ok().map(Time);
     Event {

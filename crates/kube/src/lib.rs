@@ -23,4 +23,4 @@ pub use events::EventWriter;
 pub use kube::Client;
 pub use progress::{Applied, NodeProgress, ProgressError, ProgressWriter, progress, revision_of};
 pub use servers::{ApiServers, BadServer};
-pub use watch::{Message, Watches, watch};
+pub use watch::{Message, Watches, watch, watch_pools};

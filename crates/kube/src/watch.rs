@@ -13,6 +13,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use model::convert::{AddressBlock, IpPool};
 use model::{Event, Kind, NodeFacts, ObjectKey, ObjectRef, Parsed, Report, Severity, Uid, Update};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ use crate::progress::revision_of;
 const PAGE: u32 = 200;
 /// A server that does not know a kind is asked again after this: it may be upgraded.
 const ABSENT: Duration = Duration::from_secs(600);
+/// The same for pools, which somebody may just be installing.
+const ABSENT_POOLS: Duration = Duration::from_secs(20);
 /// When the objects of an EndpointSlice changed, written by its controller with sub-second precision.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -98,6 +101,30 @@ pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
     Watches { _tasks: tasks }
 }
 
+/// Watches IPPools and AddressBlocks. Where the server has no such kind, an empty list is told instead.
+#[must_use]
+pub fn watch_pools(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow::<IpPool, model::Pool>(
+        client.clone(),
+        sink.clone(),
+        Kind::Pool,
+        Event::Pool,
+    ));
+    tasks.spawn(follow::<AddressBlock, model::Block>(
+        client.clone(),
+        sink.clone(),
+        Kind::Block,
+        Event::Block,
+    ));
+    Watches { _tasks: tasks }
+}
+
+/// Whether a server may not have the kind.
+fn is_optional(kind: Kind) -> bool {
+    matches!(kind, Kind::ServiceCidr | Kind::Pool | Kind::Block)
+}
+
 /// Follows one kind until the receiver is gone.
 async fn follow<K, T>(
     client: Client,
@@ -109,7 +136,8 @@ async fn follow<K, T>(
     for<'a> Parsed<T>: TryFrom<&'a K, Error = Report>,
 {
     // Of a kind the server may not have, the first answer must be one whose status is looked at; there are few of them.
-    let mut streaming = kind != Kind::ServiceCidr;
+    let mut streaming = !is_optional(kind);
+    let mut known = false;
     loop {
         let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
         let config = watcher::Config::default();
@@ -130,6 +158,7 @@ async fn follow<K, T>(
                         }
                     }
                     listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
+                    known |= matches!(event, watcher::Event::InitDone);
                     convert::<K, T>(event, kind, wrap)
                 }
                 Err(error) => {
@@ -141,9 +170,22 @@ async fn follow<K, T>(
                         streaming = false;
                         break;
                     }
-                    if kind == Kind::ServiceCidr && is_absent(&error) {
-                        tracing::debug!("the server has no ServiceCIDRs");
-                        tokio::time::sleep(ABSENT).await;
+                    if is_optional(kind) && is_absent(&error) {
+                        tracing::debug!(kind = kind.as_str(), "the server does not have this kind");
+                        if kind == Kind::ServiceCidr {
+                            tokio::time::sleep(ABSENT).await;
+                            break;
+                        }
+                        // A server that begins may not know yet what it will serve: what was listed once is not taken for
+                        // gone at the first word.
+                        if !std::mem::take(&mut known) {
+                            for event in [watcher::Event::Init, watcher::Event::InitDone] {
+                                if sink.send(convert::<K, T>(event, kind, wrap)).await.is_err() {
+                                    return;
+                                }
+                            }
+                        }
+                        tokio::time::sleep(ABSENT_POOLS).await;
                         break;
                     }
                     listing = false;

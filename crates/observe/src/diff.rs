@@ -17,6 +17,8 @@ pub struct How {
     pub settings: ServiceSettings,
     /// What is left to others.
     pub without: Without,
+    /// How packets cross to other nodes.
+    pub fabric: agent::FabricSettings,
 }
 
 impl How {
@@ -25,7 +27,8 @@ impl How {
     /// # Errors
     /// When this network namespace's addresses cannot be read.
     pub fn desired(&self, facts: &Facts, listed: Option<&Table>) -> anyhow::Result<Desired> {
-        agent::desired(&self.node, &self.settings, self.without, facts.snapshot(), listed)
+        let settings = (&self.settings, &self.fabric);
+        agent::desired(&self.node, settings, self.without, facts.snapshot(), listed)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use model::{Change, NodeName, ServiceKey, Snapshot};
 use tokio::time::Instant;
 
-use super::{HEADER, Line, encode, put_node, put_service, put_service_cidrs};
+use super::{HEADER, Line, encode, put_node, put_pools, put_service, put_service_cidrs};
 use crate::worker::Worker;
 
 /// The file.
@@ -89,6 +89,7 @@ pub(crate) struct Store {
     services: BTreeSet<ServiceKey>,
     nodes: BTreeSet<NodeName>,
     service_cidrs: bool,
+    pools: bool,
     /// Writing everything is due or under way.
     rewrite: Option<Option<Rewrite>>,
     /// Bytes of the first part; those after it follow from `written`.
@@ -106,6 +107,7 @@ impl Store {
             services: BTreeSet::new(),
             nodes: BTreeSet::new(),
             service_cidrs: false,
+            pools: false,
             rewrite: Some(None),
             first: 0,
             next: Instant::now() + FIRST,
@@ -117,6 +119,7 @@ impl Store {
         self.services.extend(change.services.iter().cloned());
         self.nodes.extend(change.nodes.iter().cloned());
         self.service_cidrs |= change.service_cidrs;
+        self.pools |= !change.pools.is_empty() || !change.blocks.is_empty();
     }
 
     /// When [`Self::step`] has something to do.
@@ -125,7 +128,8 @@ impl Store {
     }
 
     fn is_behind(&self) -> bool {
-        let changed = !self.services.is_empty() || !self.nodes.is_empty() || self.service_cidrs;
+        let changed =
+            !self.services.is_empty() || !self.nodes.is_empty() || self.service_cidrs || self.pools;
         self.rewrite.is_some() || changed
     }
 
@@ -159,6 +163,7 @@ impl Store {
                     self.services.clear();
                     self.nodes.clear();
                     self.service_cidrs = false;
+                    self.pools = false;
                     Rewrite {
                         services: snapshot.keys().cloned().collect(),
                         nodes: snapshot.nodes().map(|node| node.name.clone()).collect(),
@@ -193,6 +198,9 @@ impl Store {
             }
             if std::mem::take(&mut self.service_cidrs) {
                 put_service_cidrs(bytes, snapshot);
+            }
+            if std::mem::take(&mut self.pools) {
+                put_pools(bytes, snapshot);
             }
         }
         Write::More { sync: self.services.is_empty() }
@@ -252,6 +260,7 @@ impl Rewrite {
             put_node(bytes, snapshot, &name);
         }
         put_service_cidrs(bytes, snapshot);
+        put_pools(bytes, snapshot);
         encode(bytes, &Line::Whole);
         Write::Whole
     }

@@ -75,6 +75,8 @@ pub fn config(dir: &Path, kubeconfig: &Path) -> AgentConfig {
         metrics_addr: None,
         without: Without::default(),
         services: ServiceSettings::default(),
+        fabric: agent::FabricSettings::default(),
+        ipam: agent::Ipam::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tunnels: which there are, what hangs on them, and that one pass over any kernel state reaches the plan.
 
 use link::{Address, Forwarding, Link, LinkStats, MacAddr, Neighbour, RouteKey, TunnelKind};
-use model::{Block, Encapsulation, Lent, ObjectKey, Pool, Selector};
+use model::{Block, Encapsulation, Lent, NodeSelector, ObjectKey, Pool};
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn pool(name: &str, cidr: &str, encapsulation: Encapsulation) -> Pool {
         block_len: 26,
         encapsulation,
         nat_outgoing: true,
-        nodes: Selector::all(),
+        nodes: NodeSelector::all(),
         disabled: false,
         on_request: false,
         reserved: Vec::new(),
@@ -55,6 +55,11 @@ fn with_tunnels(plan: &FabricPlan) -> Vec<String> {
     plan.routes_with(&links).routes().map(ToString::to_string).collect()
 }
 
+fn link_local(n: u8) -> IpAddr {
+    let mac = vtep_mac(&NodeName::new(&format!("node-{n}")), 4096);
+    super::super::tunnel::tunnel_gateway("fd00::/64".parse().unwrap(), mac)
+}
+
 #[test]
 fn vxlan_everywhere_is_a_tunnel_per_family() {
     let (plan, reports) = plan(Encapsulation::Vxlan);
@@ -66,8 +71,8 @@ fn vxlan_everywhere_is_a_tunnel_per_family() {
             "10.244.2.0/24 via 10.244.2.0 dev if11 proto 250 onlink",
             "10.244.3.0/24 via 10.244.3.0 dev if11 proto 250 onlink",
             "blackhole fd00:10:244:1::/64 proto 250 metric 1048576",
-            "fd00:10:244:2::/64 via fd00:10:244:2:: dev if12 proto 250 onlink",
-            "fd00:10:244:3::/64 via fd00:10:244:3:: dev if12 proto 250 onlink",
+            &format!("fd00:10:244:2::/64 via {} dev if12 proto 250", link_local(2)),
+            &format!("fd00:10:244:3::/64 via {} dev if12 proto 250", link_local(3)),
         ]
     );
     let made: Vec<String> = device_changes(&plan, &[]).iter().map(ToString::to_string).collect();

@@ -36,7 +36,10 @@ impl Ranges {
     fn of(&self, name: &NodeName) -> Vec<IpNet> {
         let named = self.named.get(name).filter(|_| !self.only_blocks);
         let mut all: Vec<IpNet> = named.into_iter().flatten().copied().collect();
-        all.extend(self.held.get(name).into_iter().flatten().copied());
+        let held = self.held.get(name).into_iter().flatten();
+        // What was read from disk names blocks among a node's own ranges.
+        let held: Vec<IpNet> = held.filter(|range| !all.contains(range)).copied().collect();
+        all.extend(held);
         all
     }
 

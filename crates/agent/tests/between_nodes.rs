@@ -1,0 +1,185 @@
+//! Three nodes on two subnets, an agent each, one API: pods reach each other directly, in VXLAN, and across subnets only;
+//! the way is switched under traffic; what others break is repaired; nodes come, go and lose their link.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why"
+)]
+
+mod cluster_of_nodes;
+mod world;
+
+use std::time::Duration;
+
+use cluster_of_nodes::{Cluster, Pinger, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn pods_reach_each_other_in_every_mode_and_a_switch_loses_nothing_else() {
+    let Some(cluster) = Cluster::start(&[1, 2, 3], agent::Ipam::NodeCidr) else { return };
+    cluster.pool("four", "10.244.0.0/16", "Never");
+    cluster.pool("six", "fd00:10:244::/48", "Never");
+    cluster.run_agents();
+    for n in 1..=3 {
+        cluster.pod(n, "a");
+    }
+    let to = |n: u8| [format!("10.244.{n}.2"), format!("fd00:10:244:{n}::2")];
+    let (near, far) = (to(2), to(3));
+
+    // Direct: nodes of one subnet. The one behind the router is not reached, and the log says why.
+    for address in &near {
+        eventually(&format!("direct to {address}"), 5 * SECOND, || {
+            cluster.asks("1a", address).is_some()
+        });
+    }
+    assert_eq!(cluster.asks("1a", &far[0]), None);
+    let routes = cluster.on(1, "ip route");
+    assert!(routes.contains("10.244.2.0/24 via 172.30.1.2 dev eth0 proto 250"), "{routes}");
+    assert!(routes.contains("blackhole 10.244.1.0/24 proto 250"), "{routes}");
+    println!("$ ip route    # node-1, direct\n{routes}");
+
+    // VXLAN everywhere, switched under traffic in both families.
+    let pingers: Vec<Pinger> = near.iter().map(|to| cluster.ping("1a", to)).collect();
+    cluster.pool("four", "10.244.0.0/16", "Always");
+    cluster.pool("six", "fd00:10:244::/48", "Always");
+    for address in near.iter().chain(&far) {
+        eventually(&format!("VXLAN to {address}"), 10 * SECOND, || {
+            cluster.asks("1a", address).is_some()
+        });
+    }
+    let tunnelled = || {
+        cluster
+            .on(1, "ip route")
+            .contains("10.244.2.0/24 via 10.244.2.0 dev vxlan.fairway proto 250 onlink")
+            && cluster.on(1, "ip -6 route").contains("fd00:10:244:2::/64 via fe80::")
+    };
+    eventually("routes into the tunnels", 5 * SECOND, tunnelled);
+    println!("$ ip route    # node-1, VXLAN\n{}", cluster.on(1, "ip route"));
+    println!("$ ip -d link show vxlan.fairway\n{}", cluster.on(1, "ip -d link show vxlan.fairway"));
+    println!(
+        "$ bridge fdb show dev vxlan.fairway\n{}",
+        cluster.on(1, "bridge fdb show dev vxlan.fairway")
+    );
+    std::thread::sleep(SECOND / 2);
+    for pinger in pingers {
+        let (sent, lost) = pinger.stop();
+        println!("direct → VXLAN: {lost} of {sent} pings lost, one every 5 ms");
+        assert!(sent > 50 && lost <= 40, "{lost} of {sent}");
+    }
+    // Neither end sees another address than the pods' own, whoever they talk to.
+    for address in near.iter().chain(&far) {
+        let seen = cluster.asks("1a", address).unwrap();
+        assert!(seen == "10.244.1.2" || seen == "fd00:10:244:1::2", "{seen}");
+    }
+    assert_eq!(
+        cluster.asks("1a", "172.31.1.3").as_deref(),
+        Some("10.244.1.2"),
+        "pods and nodes without NAT"
+    );
+    assert_eq!(cluster.asks("1a", "192.0.2.1").as_deref(), Some("172.30.1.1"), "NAT to outside");
+    // The node itself talks to pods from its end of the tunnel, so that answers come back through it.
+    assert_eq!(cluster.asks("1", &far[0]).as_deref(), Some("10.244.1.0"));
+    // The largest packet of a pod made now passes whole; one byte more is refused to its sender.
+    cluster.pod(1, "b");
+    let link = cluster.in_pod("1b", "ip link show eth0");
+    assert!(link.contains("mtu 1430"), "{link}");
+    for address in [&far[0], &near[0]] {
+        assert!(cluster.passes("1b", address, 1430 - 28), "{address}");
+        assert!(!cluster.passes("1b", address, 1430 - 27), "{address}");
+    }
+    assert!(cluster.passes("1b", &far[1], 1430 - 48));
+
+    // What somebody breaks comes back.
+    for damage in [
+        "ip route del 10.244.2.0/24",
+        "ip link set vxlan.fairway down",
+        "bridge fdb flush dev vxlan.fairway",
+        "ip neigh del 10.244.2.0 dev vxlan.fairway",
+        "ip link del vxlan.fairway",
+        "ip addr flush dev vxlan.fairway",
+        "ip route del blackhole 10.244.1.0/24",
+    ] {
+        cluster.on(1, damage);
+        let whole = || {
+            cluster.asks("1a", &near[0]).is_some()
+                && cluster.on(1, "ip route").contains("blackhole 10.244.1.0/24")
+                && cluster.on(1, "ip -4 addr show dev vxlan.fairway").contains("10.244.1.0/32")
+        };
+        let took = eventually(&format!("repair after `{damage}`"), 5 * SECOND, whole);
+        println!("repaired {took:?} after `{damage}`");
+    }
+
+    // Across subnets only: the near node directly again, the far one still in the tunnel.
+    let pinger = (cluster.ping("1a", &near[0]), cluster.ping("1a", &far[0]));
+    cluster.pool("four", "10.244.0.0/16", "CrossSubnet");
+    eventually("direct to the near one", 5 * SECOND, || {
+        cluster.on(1, "ip route").contains("10.244.2.0/24 via 172.30.1.2 dev eth0 proto 250")
+    });
+    let routes = cluster.on(1, "ip route");
+    assert!(
+        routes.contains("10.244.3.0/24 via 10.244.3.0 dev vxlan.fairway proto 250 onlink"),
+        "{routes}"
+    );
+    println!("$ ip route    # node-1, across subnets only\n{routes}");
+    std::thread::sleep(SECOND / 2);
+    for (what, pinger) in [("near", pinger.0), ("far", pinger.1)] {
+        let (sent, lost) = pinger.stop();
+        println!("VXLAN → across subnets only, {what} node: {lost} of {sent} pings lost");
+        assert!(sent > 50 && lost <= 20, "{lost} of {sent}");
+    }
+
+    // A restart changes nothing.
+    let before = cluster.on(1, "ip route; ip -6 route; bridge fdb show; ip -o link");
+    let pinger = cluster.ping("1a", &far[0]);
+    cluster.restart_agent(1);
+    let (sent, lost) = pinger.stop();
+    assert_eq!(lost, 0, "of {sent}");
+    assert_eq!(cluster.on(1, "ip route; ip -6 route; bridge fdb show; ip -o link"), before);
+
+    // A link that goes down takes its routes along; they are back when it is.
+    cluster.on(2, "ip link set eth0 down");
+    assert_eq!(cluster.asks("1a", &near[0]), None);
+    cluster.on(2, "ip link set eth0 up; ip route replace default via 172.30.1.254; ip addr replace fd00:172:30::2/64 dev eth0 nodad");
+    eventually("the link is back", 5 * SECOND, || cluster.asks("2a", "10.244.1.2").is_some());
+
+    // The node's address changes.
+    cluster.on(2, "ip addr del 172.30.1.2/24 dev eth0; ip addr add 172.30.1.22/24 dev eth0; ip route replace default via 172.30.1.254");
+    cluster.node(2, "172.30.1.22");
+    eventually("the new address", 5 * SECOND, || {
+        cluster.on(1, "ip route").contains("10.244.2.0/24 via 172.30.1.22")
+            && cluster.asks("1a", &near[0]).is_some()
+    });
+
+    // A node goes: so does the way to it.
+    cluster.delete_node(3);
+    eventually("nothing of node-3 is left", 5 * SECOND, || {
+        let all =
+            cluster.on(1, "ip route; ip -6 route; bridge fdb show; ip neigh show nud permanent");
+        !all.contains("10.244.3.") && !all.contains("172.31.1.3") && !all.contains("fd00:10:244:3:")
+    });
+}
+
+#[test]
+fn a_reboot_with_the_api_down_brings_routes_and_tunnels_back() {
+    let Some(cluster) = Cluster::start(&[1, 3], agent::Ipam::NodeCidr) else { return };
+    cluster.pool("four", "10.244.0.0/16", "CrossSubnet");
+    cluster.run_agents();
+    cluster.pod(3, "a");
+    eventually("a way", 5 * SECOND, || cluster.asks("1", "10.244.3.2").is_some());
+    eventually("the facts are on disk", 60 * SECOND, || {
+        let facts = cluster.facts(1);
+        facts.contains("vxlan-cross-subnet") && facts.contains("node-3")
+    });
+    cluster.stop_api();
+    cluster.stop_agent(1);
+    cluster.forget_everything(1);
+    assert_eq!(cluster.asks("1", "10.244.3.2"), None);
+    cluster.run_agent(1);
+    let took = eventually("back without the API", 20 * SECOND, || {
+        cluster.asks("1", "10.244.3.2").is_some()
+    });
+    println!("routes and tunnel back {took:?} after the start, the API down");
+    assert!(cluster.conflist(1).contains("10.244.1.0/24"));
+}
