@@ -6,12 +6,13 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{Change, Snapshot, SnapshotWriter};
+use model::{Change, NodeName, Snapshot, SnapshotWriter};
 use service::Planner;
 use tokio::time::Instant;
 
 use crate::api_servers::Learner;
 use crate::health_checks::HealthChecks;
+use crate::names::Names;
 use crate::state::{self, Store};
 
 /// Facts from disk are used when the API has not given its own within this …
@@ -26,6 +27,8 @@ pub(crate) struct Followers {
     store: Store,
     checks: HealthChecks,
     learner: Learner,
+    names: Option<Names>,
+    node: NodeName,
     file: PathBuf,
     /// When the facts on disk may be used; none once they were looked at, or were not needed.
     disk: Option<Instant>,
@@ -38,11 +41,15 @@ impl Followers {
         state_dir: &Path,
         checks: HealthChecks,
         learner: Learner,
+        names: Option<Names>,
+        node: NodeName,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             store: Store::start(state_dir)?,
             checks,
             learner,
+            names,
+            node,
             file: state_dir.join(state::FILE),
             disk: Some(Instant::now() + WAIT),
             waited: false,
@@ -53,6 +60,9 @@ impl Followers {
     pub(crate) fn changed(&mut self, snapshot: &Snapshot, change: &Change) {
         self.store.note(change);
         self.learner.update(snapshot, change);
+        if let Some(names) = &mut self.names {
+            names.changing(snapshot, Some(change));
+        }
     }
 
     /// Anything may have changed, and these certainly did.
@@ -60,6 +70,16 @@ impl Followers {
         self.disk = None;
         self.store.note(change);
         self.learner.full(snapshot);
+        if let Some(names) = &mut self.names {
+            names.changing(snapshot, None);
+        }
+    }
+
+    /// The kernel does what these facts mean.
+    pub(crate) fn committed(&mut self, snapshot: &Snapshot) {
+        if let Some(names) = &mut self.names {
+            names.committed(snapshot);
+        }
     }
 
     /// What the facts mean was worked out anew, for what `change` names or, without it, for everything.
@@ -77,16 +97,21 @@ impl Followers {
 
     /// When there is something to do here.
     pub(crate) fn due(&self) -> Option<Instant> {
-        match self.disk {
+        let files = match self.disk {
             Some(at) => Some(at),
             None => self.store.due(),
-        }
+        };
+        let names = self.names.as_ref().and_then(Names::due);
+        files.into_iter().chain(names).min()
     }
 
     /// Keeps the file up to date, a piece at a time.
     pub(crate) fn step(&mut self, snapshot: &Snapshot) {
         if self.disk.is_none() {
             self.store.step(snapshot);
+        }
+        if let Some(names) = &mut self.names {
+            names.step(snapshot, &self.node);
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Served {
     /// Whether metrics are served here; with a listener of their own they are not shown to who asks for health.
     pub(crate) metrics_here: bool,
     pub(crate) applied: watch::Receiver<Option<Applied>>,
+    /// The DNS server, if this agent is one.
+    pub(crate) dns: Option<Arc<dns::Server>>,
 }
 
 /// Serves the agent's own pages until dropped.
@@ -93,11 +95,33 @@ fn answer(request: &Request<Incoming>, served: &Served) -> Response<Full<Bytes>>
         "/metrics" if served.metrics_here => {
             of_kind("application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.text())
         }
+        "/dns/metrics" if served.dns.is_some() => {
+            let metrics = served.dns.as_ref().map(|dns| dns.metrics()).unwrap_or_default();
+            of_kind("text/plain; version=0.0.4; charset=utf-8", metrics)
+        }
+        "/dns/top" if served.dns.is_some() => {
+            let top = served.dns.as_ref().map(|dns| dns.top()).unwrap_or_default();
+            of_kind("application/json", top_json(&top).to_string())
+        }
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /healthz, /livez, /readyz, /status and /metrics\n".into(),
+            "there are /healthz, /livez, /readyz, /status and /metrics, and with DNS /dns/metrics and /dns/top\n".into(),
         ),
     }
+}
+
+/// Who asks most, for what, and what of it is not there.
+fn top_json(top: &dns::top::Top) -> serde_json::Value {
+    let list = |counts: &[dns::top::Count]| {
+        let lines =
+            counts.iter().map(|(what, count)| serde_json::json!({"what": what, "queries": count}));
+        lines.collect::<Vec<_>>()
+    };
+    serde_json::json!({
+        "clients": list(&top.clients),
+        "names": list(&top.names),
+        "missing": list(&top.missing),
+    })
 }
 
 /// Where this node stands: ready and healthy or why not, and up to which version of the API its kernel follows.

@@ -11,6 +11,7 @@
 //! | route thread (`worker`) | the rtnetlink socket | answers one request at a time |
 //! | HTTP server (`http`) | the listener | reads `health` |
 //! | health check ports (`health_checks`) | one listener per Service that wants one | read `health`; told by the services loop |
+//! | DNS threads (crate `dns`) | the DNS sockets, caches, upstreams | told by the services loop what the kernel does |
 //! | facts thread (`state`) | the file of the last facts | one piece at a time ← services loop |
 //! | writer of Events (crate `cluster`) | a queue | the API |
 //! | writer of progress (crate `cluster`) | the node's Lease | latest-value channel of what is applied ← services loop |
@@ -31,6 +32,7 @@ mod kernel_settings;
 pub mod kube_proxy;
 mod memory;
 mod metrics;
+mod names;
 mod progress;
 mod readable;
 mod services;
@@ -47,6 +49,7 @@ pub use desired::{Desired, desired};
 pub use fabric::Settings as FabricSettings;
 use kube_proxy::{Conntrack, Settings};
 pub use model::Encapsulation;
+pub use names::DnsSettings;
 use service::NodePortAddresses;
 pub use start::run;
 
@@ -75,6 +78,8 @@ pub struct AgentConfig {
     pub fabric: fabric::Settings,
     /// Where the addresses of this node's pods come from.
     pub ipam: Ipam,
+    /// How DNS is answered; `None` leaves it to others.
+    pub dns: Option<DnsSettings>,
 }
 
 /// Where the addresses of pods come from. All nodes of a cluster do it one way.

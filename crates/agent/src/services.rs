@@ -311,6 +311,7 @@ impl ServicesLoop {
             self.metrics.failed("commit");
             return Ok(Err(error.to_string()));
         }
+        self.followers.committed(self.writer.snapshot());
         self.nat_applied = nat;
         self.adopted = true;
         self.report(reports);
@@ -353,6 +354,7 @@ impl ServicesLoop {
                 return Ok(Err(error.to_string()));
             }
         }
+        self.followers.committed(self.writer.snapshot());
         self.nat_applied = nat;
         self.metrics.revision_applied.set(revision as i64);
         tracing::debug!(operations, stale = stale.len(), "updated");

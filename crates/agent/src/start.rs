@@ -17,6 +17,7 @@ use crate::followers::Followers;
 use crate::health::{Health, Need};
 use crate::health_checks::HealthChecks;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::progress::Progress;
 use crate::services::{self, Pace, ServicesLoop};
 use crate::{AgentConfig, Ipam, api_servers, http, kernel_settings, memory};
@@ -63,12 +64,16 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let (applied, applied_seen) = watch::channel(None);
     let (messages, inbox) = mpsc::channel(MESSAGES);
 
+    let node = NodeName::new(&config.node_name);
+    let names = config.dns.clone().map(|dns| Names::start(dns, &node)).transpose()?;
+
     let served = http::Served {
         node: config.node_name.clone(),
         health: health.clone(),
         metrics: metrics.clone(),
         metrics_here: metrics_listener.is_none(),
         applied: applied_seen.clone(),
+        dns: names.as_ref().map(Names::server),
     };
     let mut tasks = JoinSet::new();
     if let Some(listener) = metrics_listener {
@@ -93,7 +98,6 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         false => SnapshotWriter::default().expecting_pools(config.ipam == Ipam::Pools),
     };
     drop(messages);
-    let node = NodeName::new(&config.node_name);
     let events = Arc::new(EventWriter::start(client.clone(), &config.node_name));
     if !refused.is_empty() {
         events.write(not_permitted(&node, &refused));
@@ -102,6 +106,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let addresses = settings.plan.node_port_addresses.clone();
     let checks = HealthChecks::new(node.clone(), addresses, health.clone(), events.clone());
     let learner = Learner::new(servers, &config.state_dir);
+    let node_of_facts = node.clone();
     let mut services = ServicesLoop::new(
         node,
         (settings.plan.clone(), Pace { full: settings.full_every, least: settings.least_pause }),
@@ -111,7 +116,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         writer,
         nat_seen,
         events,
-        Followers::new(&config.state_dir, checks, learner)?,
+        Followers::new(&config.state_dir, checks, learner, names, node_of_facts)?,
         Progress::new(applied),
         health,
         metrics,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agent::kube_proxy::{self, KubeProxyConfiguration, Verdict};
-use agent::{Access, AgentConfig, FabricSettings, Ipam, ServiceSettings, Without};
+use agent::{Access, AgentConfig, DnsSettings, FabricSettings, Ipam, ServiceSettings, Without};
 use anyhow::Context as _;
 use clap::Parser as _;
 
@@ -63,7 +63,15 @@ fn config(
     let mut services = settings.map(ServiceSettings::from).unwrap_or_default();
     services.plan.service_cidrs = options.service_cidr;
     let left = |part| options.without.contains(&part);
+    let dns = options.dns.then(|| DnsSettings {
+        service: options.dns_service,
+        listen: options.dns_listen,
+        corefile: options.corefile,
+        domains: options.cluster_domain,
+        per_client: options.dns_rate_limit,
+    });
     Ok(AgentConfig {
+        dns,
         node_name,
         access: Access { kubeconfig, servers: options.api_server, ..Access::default() },
         run_dir: options.run_dir,

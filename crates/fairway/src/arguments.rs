@@ -130,6 +130,24 @@ pub(crate) struct AgentOptions {
     /// Where /healthz, /livez, /readyz, /status and /metrics are served [default: the configuration's, else 127.0.0.1:10256].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) health_addr: Option<SocketAddr>,
+    /// Answer the cluster's DNS on this node.
+    #[arg(long)]
+    pub(crate) dns: bool,
+    /// The Service whose cluster addresses pods ask at.
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "kube-system/kube-dns", value_parser = object_key, requires = "dns")]
+    pub(crate) dns_service: model::ObjectKey,
+    /// Where DNS is answered beside those addresses: other nodes come here while their agent is away.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', requires = "dns")]
+    pub(crate) dns_listen: Vec<SocketAddr>,
+    /// What to answer and whom to ask, as CoreDNS reads it; without it, what kubeadm writes.
+    #[arg(long, value_name = "FILE", requires = "dns")]
+    pub(crate) corefile: Option<PathBuf>,
+    /// The cluster's domains, where there is no --corefile.
+    #[arg(long, value_name = "DOMAIN", value_delimiter = ',', default_value = "cluster.local")]
+    pub(crate) cluster_domain: Vec<String>,
+    /// Answers a client gets per second over UDP; beyond, it must come over TCP or with a cookie.
+    #[arg(long, value_name = "COUNT", requires = "dns")]
+    pub(crate) dns_rate_limit: Option<u32>,
     /// Where /metrics is served instead [default: the configuration's, else with health].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics_addr: Option<SocketAddr>,
@@ -142,6 +160,15 @@ pub(crate) enum AddressSource {
     NodeCidr,
     /// Blocks of IPPools (crd.projectcalico.org), taken when they are needed.
     Pools,
+}
+
+fn object_key(text: &str) -> Result<model::ObjectKey, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(model::ObjectKey::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".into()),
+    }
 }
 
 /// What may be left to others.

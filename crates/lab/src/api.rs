@@ -88,6 +88,12 @@ impl Api {
         self.server.registry().store()
     }
 
+    /// The objects and the rules for writing them.
+    #[must_use]
+    pub fn registry(&self) -> &apiserver::registry::Registry {
+        self.server.registry()
+    }
+
     /// How many objects an earlier run left.
     #[must_use]
     pub fn restored(&self) -> usize {

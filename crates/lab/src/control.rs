@@ -6,6 +6,7 @@
 //! control socket. All end with the process, which ends on SIGTERM, or when the `lab up` it belongs to dies.
 
 mod cluster;
+mod names;
 mod parts;
 mod readiness;
 

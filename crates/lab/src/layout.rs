@@ -40,6 +40,11 @@ pub const SERVICE_CIDR_V4: &str = "10.96.0.0/16";
 /// Service addresses, IPv6.
 pub const SERVICE_CIDR_V6: &str = "fd00:10:96::/112";
 
+/// Where pods ask for names: the Service `kube-system/kube-dns`, as kubeadm chooses it.
+pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The same, IPv6.
+pub const CLUSTER_DNS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa);
+
 /// Most nodes one lab can have: the last octet of `172.30.1.N` and the /24s of the pod CIDR.
 pub const MAX_NODES: u16 = 250;
 

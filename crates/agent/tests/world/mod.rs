@@ -66,6 +66,7 @@ pub fn api_at(dir: &Path, address: SocketAddr, authority: Authority) -> (Handle,
 /// What an agent is told that finds the API by a kubeconfig.
 pub fn config(dir: &Path, kubeconfig: &Path) -> AgentConfig {
     AgentConfig {
+        dns: None,
         node_name: "node-1".into(),
         access: Access { kubeconfig: Some(kubeconfig.into()), ..Access::default() },
         run_dir: dir.join("run"),

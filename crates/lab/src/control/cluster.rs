@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use apiserver::store::{Resource, Store};
 use serde_json::Value;
 
-use super::PORTS_TRIED;
+use super::{PORTS_TRIED, names};
 use crate::api::{Api, ApiUser};
 use crate::existing::Existing;
 use crate::existing::access::Access;
@@ -46,7 +46,9 @@ impl Plan {
             Self::Own(outside) => {
                 let port = outside.local_addr().context("cannot read the API's port")?.port();
                 let inside = network.listen(SWITCH_V4.into(), API_PORT)?;
-                Ok(Cluster::Own { api: Api::start(layout, vec![outside, inside])?, port })
+                let api = Api::start(layout, vec![outside, inside])?;
+                names::ensure(api.registry(), nodes)?;
+                Ok(Cluster::Own { api, port })
             }
             Self::Existing(access) => {
                 let bind = spec.bind_pods;

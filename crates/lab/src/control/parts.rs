@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::cluster::{Cluster, User};
 use crate::enter::Place;
 use crate::existing::nodes::LAB_LABEL;
-use crate::layout::{Layout, NETNS_ROOT, NodePlan, RESOLV_CONF, hosts_file};
+use crate::layout::{CLUSTER_DNS, Layout, NETNS_ROOT, NodePlan, RESOLV_CONF, hosts_file};
 use crate::state::{self, LabSpec, Role};
 use crate::supervise::Part;
 
@@ -82,6 +82,9 @@ pub(super) fn parts(
             layout.node_state_dir(&node.name).into(),
             "--cni-conf-dir".into(),
             layout.cni_conf_dir(&node.name).into(),
+            "--dns".into(),
+            "--dns-listen".into(),
+            format!("{}:53,[{}]:53", node.v4, node.v6).into(),
         ];
         let mut runner: Vec<OsString> = vec![
             "lab".into(),
@@ -103,7 +106,7 @@ pub(super) fn parts(
             "--socket".into(),
             layout.runner_socket(&node.name).into(),
             "--cluster-dns".into(),
-            "10.96.0.10".into(),
+            CLUSTER_DNS.to_string().into(),
         ];
         if let Some(kubelet) = cluster.kubelet(&node.name) {
             runner.extend(["--kubelet".into(), kubelet.to_string().into()]);

@@ -1,0 +1,184 @@
+//! Cluster DNS on this node: the server of the crate `dns`, told what the kernel does, never before it does it.
+//!
+//! A change of the facts takes names away before its commit and adds them after it. So an answer names no cluster address
+//! this node has not programmed, even while Services come and go.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use dns::facts::{Keep, Patch};
+use dns::{Config, Name, Server, Settings};
+use model::{Change, Family, NodeName, ServiceKey, Snapshot};
+
+/// Where the servers of a node without a Corefile are named.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// How a node answers DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// The Service whose cluster addresses pods ask at.
+    pub service: ServiceKey,
+    /// Where else it is answered: other nodes' agents come here while theirs is away.
+    pub listen: Vec<SocketAddr>,
+    /// The configuration, as CoreDNS reads it; without one, kubeadm's.
+    pub corefile: Option<PathBuf>,
+    /// The cluster's domains, where there is no Corefile.
+    pub domains: Vec<String>,
+    /// Answers a client address gets per second over UDP.
+    pub per_client: Option<u32>,
+}
+
+/// The server and what it was told.
+pub(crate) struct Names {
+    server: Arc<Server>,
+    settings: DnsSettings,
+    keep: Keep,
+    config: Config,
+    /// What waits for its commit.
+    pending: Option<Patch>,
+    /// Where it answers.
+    addresses: Vec<SocketAddr>,
+    reload: Option<(Duration, tokio::time::Instant, Option<SystemTime>)>,
+}
+
+impl Names {
+    /// Starts the server; it answers nowhere but at `listen` before it knows the cluster.
+    pub(crate) fn start(settings: DnsSettings, node: &NodeName) -> anyhow::Result<Self> {
+        let config = configuration(&settings)?;
+        let limits = Settings { per_client: settings.per_client, ..Settings::default() };
+        let server =
+            Server::start(config.clone(), &limits).context("cannot start the DNS server")?;
+        let keep = keep(&config, node);
+        let mut names = Self {
+            server: Arc::new(server),
+            settings,
+            keep,
+            config,
+            pending: None,
+            addresses: Vec::new(),
+            reload: None,
+        };
+        names.reload = names.next_reload();
+        Ok(names)
+    }
+
+    /// The server, for those who show what it does.
+    pub(crate) fn server(&self) -> Arc<Server> {
+        self.server.clone()
+    }
+
+    /// The facts will be these: what will not be so is not said from now on.
+    pub(crate) fn changing(&mut self, snapshot: &Snapshot, change: Option<&Change>) {
+        let patch = match change {
+            // A change that was not committed is in no patch that is: all of it is told again.
+            Some(change) if self.pending.is_none() => Patch::of(snapshot, change, &self.keep),
+            _ => Patch::whole(snapshot, &self.keep),
+        };
+        self.server.retract(&patch);
+        self.pending = Some(patch);
+    }
+
+    /// The kernel does what was announced.
+    pub(crate) fn committed(&mut self, snapshot: &Snapshot) {
+        let Some(patch) = self.pending.take() else { return };
+        if !patch.is_empty() {
+            self.server.publish(patch);
+        }
+        self.listen(snapshot);
+    }
+
+    fn listen(&mut self, snapshot: &Snapshot) {
+        let own = self.own_addresses(snapshot);
+        let ports = self.config.ports();
+        let of_service = own.iter().flat_map(|ip| ports.iter().map(|port| (*ip, *port).into()));
+        let wanted: BTreeSet<SocketAddr> =
+            of_service.chain(self.settings.listen.iter().copied()).collect();
+        let wanted: Vec<SocketAddr> = wanted.into_iter().collect();
+        if wanted == self.addresses || !self.server.is_ready() {
+            return;
+        }
+        self.config.set_own(&own);
+        self.server.reconfigure(self.config.clone());
+        match self.server.listen(&wanted) {
+            Ok(()) => {
+                tracing::info!(addresses = ?wanted, "answering DNS");
+                self.addresses = wanted;
+            }
+            Err(error) => tracing::warn!(%error, "DNS"),
+        }
+    }
+
+    /// The cluster addresses of the DNS Service.
+    pub(crate) fn own_addresses(&self, snapshot: &Snapshot) -> Vec<IpAddr> {
+        let service = snapshot.service(&self.settings.service);
+        let ips = service.map(|service| service.cluster_ips).unwrap_or_default();
+        Family::BOTH.into_iter().filter_map(|family| ips.of(family)).collect()
+    }
+
+    /// When the configuration is to be looked at.
+    pub(crate) fn due(&self) -> Option<tokio::time::Instant> {
+        self.reload.map(|(_, at, _)| at)
+    }
+
+    fn next_reload(&self) -> Option<(Duration, tokio::time::Instant, Option<SystemTime>)> {
+        let every = self.config.blocks.iter().filter_map(|block| block.reload).min()?;
+        let file = self.settings.corefile.as_ref()?;
+        let modified = std::fs::metadata(file).and_then(|it| it.modified()).ok();
+        Some((every, tokio::time::Instant::now() + every, modified))
+    }
+
+    /// Looks whether the configuration changed, where it says so. A bad one changes nothing.
+    pub(crate) fn step(&mut self, snapshot: &Snapshot, node: &NodeName) {
+        let Some((_, at, modified)) = self.reload else { return };
+        if tokio::time::Instant::now() < at {
+            return;
+        }
+        self.reload = self.next_reload();
+        if self.reload.is_some_and(|(.., now)| now == modified) {
+            return;
+        }
+        match configuration(&self.settings) {
+            Ok(config) => {
+                self.keep = keep(&config, node);
+                self.config = config;
+                self.config.set_own(&self.own_addresses(snapshot));
+                self.server.reconfigure(self.config.clone());
+                self.server.publish(Patch::whole(snapshot, &self.keep));
+                self.addresses.clear();
+                self.listen(snapshot);
+                tracing::info!("the DNS configuration was read again");
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the DNS configuration stays as it was"
+                );
+            }
+        }
+        self.reload = self.next_reload().or(self.reload);
+    }
+}
+
+/// Which pods the server needs: this node's, or all where records of pods are verified.
+fn keep(config: &Config, node: &NodeName) -> Keep {
+    Keep { pods: true, of_node: (!config.wants_all_pods()).then(|| node.clone()) }
+}
+
+fn configuration(settings: &DnsSettings) -> anyhow::Result<Config> {
+    let resolvers =
+        || dns::config::resolvers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+    if let Some(file) = &settings.corefile {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {} (--corefile)", file.display()))?;
+        return Ok(dns::corefile::parse(file, &text, &dns::corefile::Machine)?);
+    }
+    let domains = settings.domains.iter().map(|domain| Name::parse(domain));
+    let domains = domains
+        .collect::<Result<Vec<_>, _>>()
+        .context("the cluster's domain (--cluster-domain)")?;
+    Ok(Config::usual(&domains, resolvers()))
+}
