@@ -1,4 +1,4 @@
-//! What a node's table should be: Services and the fabric's NAT in one. The loops build it piece by piece; `fairway diff`
+//! What a node's table should be: Services, the fabric's NAT and network policy in one. The loops build it piece by piece; `fairway diff`
 //! asks for all of it at once.
 
 use std::collections::BTreeMap;
@@ -36,16 +36,26 @@ pub fn desired(
 ) -> anyhow::Result<Desired> {
     let name = NodeName::new(node);
     let services = Planner::new(name.clone(), settings.plan.clone()).full(snapshot, listed);
-    if without.fabric {
-        return Ok(Desired { table: services.table, reports: services.reports });
+    let (mut table, mut reports) = (services.table, services.reports);
+    let has_pods = snapshot.pods().len() > 0;
+    if let Some(listed) = listed.filter(|_| !without.policy && !has_pods) {
+        // Facts without pods say nothing about policy.
+        services::merge::keep(&mut table, listed, policy::is_ours);
+    } else if !without.policy {
+        let policy = policy::Planner::new(name.clone()).full(snapshot);
+        table = services::merge::tables(table, Some(&policy.table));
+        reports.extend(policy.reports);
     }
-    let facts = Between::of(snapshot);
-    let host = host_facts(&mut Netlink::open()?, name, &facts.nodes)?;
-    let cluster = Cluster::new(&facts.nodes, &facts.pools, &facts.blocks);
-    let (plan, mut reports) = fabric::compile(&cluster, &host, fabric);
-    let nat = fabric::nat_table(&plan)?;
-    reports.extend(services.reports);
-    Ok(Desired { table: services::merge::tables(services.table, Some(&nat)), reports })
+    if !without.fabric {
+        let facts = Between::of(snapshot);
+        let host = host_facts(&mut Netlink::open()?, name, &facts.nodes)?;
+        let cluster = Cluster::new(&facts.nodes, &facts.pools, &facts.blocks);
+        let (plan, found) = fabric::compile(&cluster, &host, fabric);
+        let nat = fabric::nat_table(&plan)?;
+        table = services::merge::tables(table, Some(&nat));
+        reports.extend(found);
+    }
+    Ok(Desired { table, reports })
 }
 
 /// What this node knows of itself: its own addresses, loopback, link-local ones and those of its tunnels left out, and by

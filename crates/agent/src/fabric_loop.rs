@@ -59,6 +59,8 @@ pub(crate) struct FabricLoop {
     /// None where another network plugin connects the pods.
     cni_conf_dir: Option<PathBuf>,
     data_dir: PathBuf,
+    /// Where new pods wait for their policy; none where policies are not enforced.
+    policy_socket: Option<PathBuf>,
     kernel: Worker<Routes>,
     events: AsyncFd<Watch>,
     facts: watch::Receiver<Option<Arc<Between>>>,
@@ -88,6 +90,7 @@ impl FabricLoop {
             settings: config.fabric.clone(),
             cni_conf_dir: (!config.without.cni).then(|| config.cni_conf_dir.clone()),
             data_dir: config.state_dir.join("ipam"),
+            policy_socket: (!config.without.policy).then(|| config.run_dir.join(cni::GATE_SOCKET)),
             kernel: Worker::start("routes", Routes { netlink, has_ipip: true })?,
             events: readable(events)?,
             facts,
@@ -212,6 +215,7 @@ impl FabricLoop {
             mtu: plan.mtu,
             pod_cidrs: &plan.own_pod_cidrs,
             data_dir: &self.data_dir,
+            policy_socket: self.policy_socket.as_deref(),
         };
         match write(cni_conf_dir, &cni::conflist(&spec)) {
             Ok(true) => {

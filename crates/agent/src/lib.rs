@@ -9,6 +9,7 @@
 //! | kernel thread (`worker`) | nf_tables and conntrack sockets | answers one request at a time |
 //! | fabric loop (`fabric_loop`) | tunnels and routes, the CNI configuration | route thread; latest-value channel of the NAT table → services loop |
 //! | route thread (`worker`) | the rtnetlink socket | answers one request at a time |
+//! | gate (`policies::gate`) | the socket CNI plugins ask on | bounded channel of questions → services loop |
 //! | HTTP server (`http`) | the listener | reads `health` |
 //! | health check ports (`health_checks`) | one listener per Service that wants one | read `health`; told by the services loop |
 //! | DNS threads (crate `dns`) | the DNS sockets, caches, upstreams | told by the services loop what the kernel does |
@@ -33,6 +34,7 @@ pub mod kube_proxy;
 mod memory;
 mod metrics;
 mod names;
+mod policies;
 mod progress;
 mod readable;
 mod services;
@@ -99,6 +101,8 @@ pub struct Without {
     pub cni: bool,
     /// No routes to the other nodes, no NAT of pods that leave the cluster; without these no CNI configuration either.
     pub fabric: bool,
+    /// No NetworkPolicy is enforced, and new pods wait for none.
+    pub policy: bool,
 }
 
 /// How Services are served, as far as a whole node is concerned.

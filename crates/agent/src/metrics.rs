@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use model::ObjectKey;
+
 use crate::memory;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,6 +33,28 @@ pub(crate) struct ObjectKind {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PolicyName {
+    /// `namespace/name`.
+    policy: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DeniedBy {
+    /// `namespace/name`.
+    policy: String,
+    direction: &'static str,
+    /// `deny`, or `audit`: it went on all the same.
+    mode: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PolicyRule {
+    /// `namespace/name direction[place]`, or the policies none of whose rules matched.
+    rule: String,
+    direction: &'static str,
+}
+
 pub(crate) struct Metrics {
     registry: Registry,
     change_to_commit: Family<Since, Histogram, fn() -> Histogram>,
@@ -47,6 +71,14 @@ pub(crate) struct Metrics {
     pub(crate) revision_applied: Gauge,
     pub(crate) from_disk: Gauge,
     resident: Gauge,
+    policy_change: Histogram,
+    policy_last: Family<PolicyName, Gauge<f64, AtomicU64>>,
+    policy_denied: Family<DeniedBy, Counter>,
+    policy_packets: Family<PolicyRule, Counter>,
+    policy_identities: Gauge,
+    policy_sets: Gauge,
+    pub(crate) policy_cut: Counter,
+    pub(crate) gate_seconds: Histogram,
 }
 
 impl fmt::Debug for Metrics {
@@ -78,6 +110,14 @@ impl Metrics {
             revision_applied: Gauge::default(),
             from_disk: Gauge::default(),
             resident: Gauge::default(),
+            policy_change: latency(),
+            policy_last: Family::default(),
+            policy_denied: Family::default(),
+            policy_packets: Family::default(),
+            policy_identities: Gauge::default(),
+            policy_sets: Gauge::default(),
+            policy_cut: Counter::default(),
+            gate_seconds: latency(),
         };
         let m = &mut metrics;
         let r = &mut m.registry;
@@ -111,7 +151,47 @@ impl Metrics {
             "1 when this process started from the facts on disk, because the API did not answer";
         r.register("started_from_disk", help, m.from_disk.clone());
         r.register("resident_memory_bytes", "Resident memory of this process", m.resident.clone());
+        let help = "Time from a change of a NetworkPolicy to its commit in the kernel";
+        r.register("policy_change_to_commit_seconds", help, m.policy_change.clone());
+        let help = "The same, of each policy's last change";
+        r.register("policy_last_change_to_commit_seconds", help, m.policy_last.clone());
+        let help = "Flows denied, or that would have been; each once a minute";
+        r.register("policy_denied_flows", help, m.policy_denied.clone());
+        let help = "First packets of flows a rule allowed, or none of the policies' rules did";
+        r.register("policy_rule_packets", help, m.policy_packets.clone());
+        let help = "Different sets of rules that pods of this node have";
+        r.register("policy_identities", help, m.policy_identities.clone());
+        r.register("policy_sets", "Sets of peers the rules need", m.policy_sets.clone());
+        let help = "Connections deleted because a policy denies them now";
+        r.register("policy_cut_flows", help, m.policy_cut.clone());
+        let help = "Time a new pod waited for its policy";
+        r.register("policy_gate_seconds", help, m.gate_seconds.clone());
         metrics
+    }
+
+    pub(crate) fn policy_changed(&self, policy: &ObjectKey, since: Duration) {
+        self.policy_change.observe(since.as_secs_f64());
+        let policy = policy.to_string();
+        self.policy_last.get_or_create(&PolicyName { policy }).set(since.as_secs_f64());
+    }
+
+    pub(crate) fn policy_gone(&self, policy: &ObjectKey) {
+        self.policy_last.remove(&PolicyName { policy: policy.to_string() });
+    }
+
+    pub(crate) fn policy_size(&self, identities: usize, sets: usize) {
+        self.policy_identities.set(i64::try_from(identities).unwrap_or(i64::MAX));
+        self.policy_sets.set(i64::try_from(sets).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn policy_packets(&self, rule: String, direction: &'static str, packets: u64) {
+        self.policy_packets.get_or_create(&PolicyRule { rule, direction }).inc_by(packets);
+    }
+
+    pub(crate) fn flow_denied(&self, policy: &ObjectKey, direction: &'static str, audit: bool) {
+        let mode = if audit { "audit" } else { "deny" };
+        let policy = policy.to_string();
+        self.policy_denied.get_or_create(&DeniedBy { policy, direction, mode }).inc();
     }
 
     pub(crate) fn changed(&self, since_watch: Duration, happened: Option<SystemTime>) {

@@ -19,6 +19,7 @@ use crate::followers::Followers;
 use crate::health::{BEAT, Health, Need};
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::policies::{self, Policies};
 use crate::progress::Progress;
 use crate::readable::readable;
 use crate::worker::Worker;
@@ -51,6 +52,10 @@ pub(crate) struct ServicesLoop {
     nat_applied: Option<nft::Table>,
     /// Whether the kernel's slots are the planner's.
     adopted: bool,
+    /// None where policies are not enforced.
+    policies: Option<Policies>,
+    /// When to ask the kernel what policies denied.
+    look: tokio::time::Instant,
     events: Arc<EventWriter>,
     followers: Followers,
     progress: Progress,
@@ -83,6 +88,7 @@ impl ServicesLoop {
     pub(crate) fn new(
         node: NodeName,
         (plan, pace): (Config, Pace),
+        policies: Option<Policies>,
         sockets: Sockets,
         inbox: mpsc::Receiver<Message>,
         (nodes, between): (
@@ -112,6 +118,8 @@ impl ServicesLoop {
             nat_dirty: false,
             nat_applied: None,
             adopted: false,
+            policies,
+            look: tokio::time::Instant::now() + policies::EVERY,
             events,
             followers,
             progress,
@@ -150,17 +158,30 @@ impl ServicesLoop {
                 continue;
             }
             self.health.met(Need::Lists);
+            let known = self.writer.knows_policies();
+            let snapshot = self.writer.snapshot();
+            let mut waiting = false;
+            if let Some(policies) = &mut self.policies {
+                if policies.wants_whole(known) {
+                    self.full.get_or_insert("policies known");
+                }
+                waiting = policies.wants_update(snapshot);
+            }
             let outcome = match self.full.take() {
                 Some(reason) => self.full_sync(reason).await?,
-                None if self.writer.has_change() || self.nat_dirty => self.update().await?,
+                None if self.writer.has_change() || self.nat_dirty || waiting => {
+                    self.update().await?
+                }
                 None => {
                     self.progress.reached();
                     self.steer().await?;
+                    self.look().await?;
                     continue;
                 }
             };
             self.settle(outcome);
             self.steer().await?;
+            self.look().await?;
         }
     }
 
@@ -169,7 +190,9 @@ impl ServicesLoop {
         let beat = tokio::time::Instant::now() + BEAT;
         let retry = self.retry.map(|(at, _)| at);
         let counting = self.counting.due(&self.planner);
-        let next = [retry, self.hold, self.followers.due(), counting].into_iter().flatten().min();
+        let look = self.enforces().then_some(self.look);
+        let next = [retry, self.hold, self.followers.due(), counting, look];
+        let next = next.into_iter().flatten().min();
         let next = next.map_or(beat, |at| at.min(beat));
         tokio::select! {
             message = self.inbox.recv() => match message {
@@ -193,7 +216,61 @@ impl ServicesLoop {
                 self.next_full += self.pace.full;
                 self.full.get_or_insert("periodic");
             }
+            () = asked(&mut self.policies) => {}
             () = sleep_until(next) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether any pod here has rules.
+    fn enforces(&self) -> bool {
+        self.policies.as_ref().is_some_and(Policies::enforces)
+    }
+
+    /// Asks the kernel now and then what policies denied.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let now = tokio::time::Instant::now();
+        if !self.enforces() || now < self.look {
+            return Ok(());
+        }
+        self.look = now + policies::EVERY;
+        let noted = self.kernel.call(Sockets::policy_noted).await?;
+        let Some(policies) = &mut self.policies else { return Ok(()) };
+        match noted {
+            Ok((flows, rules)) => {
+                policies.count(&rules, &self.metrics);
+                policies.note(flows, &self.metrics);
+            }
+            Err(error) => {
+                self.metrics.failed("policy-noted");
+                tracing::debug!(%error, "what policies denied was not read");
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes connections that policies deny now.
+    async fn cut(&mut self) -> anyhow::Result<()> {
+        let Some(policies) = self.policies.as_ref().filter(|it| it.enforces()) else {
+            return Ok(());
+        };
+        let isolated = policies.isolated();
+        let flows = self.kernel.call(move |sockets| sockets.flows_of(&isolated)).await?;
+        let denied = flows.map(|(flows, own)| policies.cut(flows, |it| own.contains(it)));
+        let deleted = match denied {
+            Ok(denied) if denied.is_empty() => return Ok(()),
+            Ok(denied) => self.kernel.call(move |sockets| sockets.delete(&denied)).await?,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(deleted) => {
+                tracing::info!(deleted, "connections that are denied now were cut");
+                self.metrics.policy_cut.inc_by(deleted as u64);
+            }
+            Err(error) => {
+                self.metrics.failed("conntrack");
+                tracing::warn!(%error, "connections that are denied now were not cut");
+            }
         }
         Ok(())
     }
@@ -217,6 +294,9 @@ impl ServicesLoop {
             Message::Event { event, revision, received, happened, reports } => {
                 self.report(reports);
                 self.progress.saw(&event, revision);
+                if let Some(policies) = &mut self.policies {
+                    policies.saw(&event, received, &self.metrics);
+                }
                 let of_node = matches!(event, model::Event::Node(_));
                 // No Service depends on these: they say nothing about how fast Services are.
                 let of_pods = matches!(
@@ -296,16 +376,30 @@ impl ServicesLoop {
         self.followers.planned(self.writer.snapshot(), &self.planner, None);
         let nat = self.nat.borrow_and_update().clone();
         self.nat_dirty = false;
-        let mut desired = merge::tables(plan.table, nat.as_ref());
+        let known = self.writer.knows_policies();
+        let snapshot = self.writer.snapshot();
+        let policy = self.policies.as_mut().and_then(|it| it.whole(snapshot, known));
+        reports.extend(policy.as_ref().into_iter().flat_map(|policy| policy.reports.clone()));
+        let policy = policy.map(|policy| policy.table);
+        let unknown = self.policies.is_some() && policy.is_none();
+        let whole = |services| {
+            let mut desired = merge::tables(services, nat.as_ref());
+            desired = merge::tables(desired, policy.as_ref());
+            if let Some(listed) = listed.as_ref().filter(|_| unknown) {
+                merge::keep(&mut desired, listed, policy::is_ours);
+            }
+            desired
+        };
+        let mut desired = whole(plan.table);
         let mut transaction = nft::diff(&desired, listed.as_ref());
         if let Some(listed) = listed.as_ref().filter(|_| !self.adopted && !transaction.is_empty()) {
             // A restart moves nobody: endpoints keep the slots they were given.
             let plan = self.planner.adopt(self.writer.snapshot(), listed);
-            reports = plan.reports;
-            desired = merge::tables(plan.table, nat.as_ref());
+            reports.extend(plan.reports);
+            desired = whole(plan.table);
             transaction = nft::diff(&desired, Some(listed));
         }
-        drop((desired, listed));
+        drop((desired, policy, listed));
         let operations = transaction.len();
         if let Err(error) = self.kernel.call(move |sockets| sockets.commit(&transaction)).await? {
             self.metrics.failed("commit");
@@ -324,6 +418,7 @@ impl ServicesLoop {
         let (services, frontends) = self.planner.counts();
         tracing::info!(reason, operations, services, frontends, ?spent, "table compared whole");
         self.sweep().await?;
+        self.cut().await?;
         memory::trim();
         Ok(Ok(operations))
     }
@@ -344,6 +439,21 @@ impl ServicesLoop {
         let nat = self.nat.borrow_and_update().clone();
         self.nat_dirty = false;
         merge::append(&mut transaction, nat.as_ref(), self.nat_applied.as_ref());
+        let snapshot = self.writer.snapshot();
+        let policy = self.policies.as_mut().and_then(|it| it.update(snapshot, &change));
+        let (mut narrowed, mut retires) = (false, false);
+        if let Some(policy) = policy {
+            self.report(policy.reports);
+            transaction.ops.extend(policy.transaction.ops);
+            (narrowed, retires) = (policy.narrowed, policy.retires);
+        }
+        if retires {
+            // What chains that go counted goes with them.
+            let counts = self.kernel.call(Sockets::policy_counts).await?;
+            if let (Some(policies), Ok(counts)) = (&mut self.policies, counts) {
+                policies.count(&counts, &self.metrics);
+            }
+        }
         let operations = transaction.len();
         let stale = delta.stale;
         if operations > 0 {
@@ -363,6 +473,9 @@ impl ServicesLoop {
             let delete = move |sockets: &mut Sockets| sockets.delete_stale(&stale, &insiders);
             let outcome = self.kernel.call(delete).await?;
             self.count_deleted(outcome);
+        }
+        if narrowed {
+            self.cut().await?;
         }
         Ok(Ok(operations))
     }
@@ -409,6 +522,9 @@ impl ServicesLoop {
                 }
                 self.retry = None;
                 self.health.met(Need::Table);
+                if let Some(policies) = &mut self.policies {
+                    policies.committed(&self.metrics);
+                }
                 self.health.up_to_date();
                 self.progress.reached();
             }
@@ -420,6 +536,14 @@ impl ServicesLoop {
                 self.retry = Some((tokio::time::Instant::now() + wait + jitter(wait / 4), wait));
             }
         }
+    }
+}
+
+/// Waits for a plugin that asks.
+async fn asked(policies: &mut Option<Policies>) {
+    match policies {
+        Some(policies) => policies.asked().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::health::{Health, Need};
 use crate::health_checks::HealthChecks;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::policies::{self, Policies};
 use crate::progress::Progress;
 use crate::services::{self, Pace, ServicesLoop};
 use crate::{AgentConfig, Ipam, api_servers, http, kernel_settings, memory};
@@ -105,11 +106,19 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let _progress = ProgressWriter::start(client, node.clone(), applied_seen, nodes_seen);
     let addresses = settings.plan.node_port_addresses.clone();
     let checks = HealthChecks::new(node.clone(), addresses, health.clone(), events.clone());
+    let policies = if config.without.policy {
+        None
+    } else {
+        let (asks, asked) = mpsc::channel(policies::ASKS);
+        tasks.spawn(policies::serve(&config.run_dir.join(cni::GATE_SOCKET), asks)?);
+        Some(Policies::new(policy::Planner::new(node.clone()), asked))
+    };
     let learner = Learner::new(servers, &config.state_dir);
     let node_of_facts = node.clone();
     let mut services = ServicesLoop::new(
         node,
         (settings.plan.clone(), Pace { full: settings.full_every, least: settings.least_pause }),
+        policies,
         sockets,
         inbox,
         (nodes, between),

@@ -28,6 +28,8 @@ pub struct NetworkConfig {
     pub ranges: Vec<RangeSet>,
     /// Directory below which each network has one of its own.
     pub data_dir: PathBuf,
+    /// Where the agent says that a new pod's policy is in the kernel; `None` where policies are not enforced.
+    pub policy_socket: Option<PathBuf>,
     /// Resolver settings, passed on as they are.
     pub dns: Option<serde_json::Value>,
     /// Addresses the runtime asks for (`runtimeConfig.ips`, `args.cni.ips`).
@@ -50,6 +52,7 @@ struct Raw {
     plugin: String,
     mtu: Option<u32>,
     ipam: Option<RawIpam>,
+    policy_socket: Option<PathBuf>,
     #[serde(default)]
     dns: Option<serde_json::Value>,
     #[serde(default)]
@@ -164,6 +167,7 @@ impl NetworkConfig {
             mtu: raw.mtu.filter(|mtu| *mtu != 0),
             ranges,
             data_dir: ipam.data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR)),
+            policy_socket: raw.policy_socket,
             dns: raw.dns.filter(|dns| !dns.is_null()),
             wanted_ips,
             wanted_mac,

@@ -16,6 +16,8 @@ pub struct Conflist<'a> {
     pub pod_cidrs: &'a [IpNet],
     /// Where reservations are kept. It must survive the plugin, not the node's reboot.
     pub data_dir: &'a Path,
+    /// Where the agent says that a new pod's policy is in the kernel; `None` where policies are not enforced.
+    pub policy_socket: Option<&'a Path>,
 }
 
 /// The text of `10-fairway.conflist`. Equal inputs give equal bytes, so a writer can skip the write.
@@ -25,7 +27,7 @@ pub struct Conflist<'a> {
 pub fn conflist(spec: &Conflist<'_>) -> String {
     let ranges: Vec<_> =
         spec.pod_cidrs.iter().map(|cidr| json!([{ "subnet": cidr.trunc().to_string() }])).collect();
-    let list = json!({
+    let mut list = json!({
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
         "name": spec.name,
@@ -40,6 +42,9 @@ pub fn conflist(spec: &Conflist<'_>) -> String {
             },
         }],
     });
+    if let Some(socket) = spec.policy_socket {
+        list["plugins"][0]["policySocket"] = socket.to_string_lossy().into();
+    }
     format!("{list:#}\n")
 }
 
@@ -56,6 +61,7 @@ mod tests {
             mtu: 1450,
             pod_cidrs: &cidrs,
             data_dir: Path::new("/run/fairway/ipam"),
+            policy_socket: Some(Path::new("/run/fairway/policy.sock")),
         };
         let list: serde_json::Value = serde_json::from_str(&conflist(&spec)).unwrap();
         // What a runtime does: name and version of the list go into the plugin's configuration.
@@ -67,6 +73,7 @@ mod tests {
             let config = NetworkConfig::parse(plugin.to_string().as_bytes(), &mut told).unwrap();
             assert_eq!((config.mtu, config.ranges.len()), (Some(1450), 2));
             assert_eq!(config.data_dir, Path::new("/run/fairway/ipam"));
+            assert_eq!(config.policy_socket.as_deref(), spec.policy_socket);
             assert_eq!(told.as_str(), version);
         }
     }

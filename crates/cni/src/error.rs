@@ -113,6 +113,14 @@ pub enum CniError {
         /// All of them.
         errors: Vec<CniError>,
     },
+    /// The agent has not said that the pod's network policy is in the kernel (code 11: try again later).
+    #[error("the network policy of pod {pod} is not in effect yet: {why}")]
+    PolicyNotReady {
+        /// The pod.
+        pod: String,
+        /// What is missing.
+        why: String,
+    },
     /// STATUS: an ADD would fail (code 50).
     #[error("not ready: {source}")]
     NotReady {
@@ -139,7 +147,7 @@ impl CniError {
             Self::Io { .. } => 5,
             Self::Decode { .. } => 6,
             Self::Config { .. } | Self::UnknownPlugin { .. } => 7,
-            Self::Ipam(IpamError::Exhausted { .. }) => 11,
+            Self::Ipam(IpamError::Exhausted { .. }) | Self::PolicyNotReady { .. } => 11,
             Self::Ipam(IpamError::Unavailable { .. }) => 7,
             Self::Ipam(_) => 5,
             Self::InterfaceTaken { .. } => 100,

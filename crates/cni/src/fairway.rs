@@ -19,7 +19,7 @@ use crate::attachment::{
 use crate::environment::{Command, Environment, Identity};
 use crate::ipam::{IpamError, Store};
 use crate::result::{AddResult, ResultInterface, ResultIp, ResultRoute};
-use crate::{CniError, NetworkConfig};
+use crate::{CniError, NetworkConfig, gate};
 
 /// Runs a command; the text is for standard output.
 pub(crate) fn run(
@@ -77,7 +77,12 @@ fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError>
         namespace,
         addresses,
     };
-    match attachment.make(&mut node) {
+    // The container starts when this returns: not before its policy is in the kernel.
+    let made = attachment.make(&mut node).and_then(|mtu| {
+        let socket = config.policy_socket.as_deref();
+        gate::wait(socket, env, &attachment.addresses).map(|()| mtu)
+    });
+    match made {
         Ok(mtu) => Ok(attachment.result(mtu)),
         Err(error) => {
             // A runtime may or may not call DEL after a failed ADD: leave nothing either way.

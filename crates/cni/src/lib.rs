@@ -13,6 +13,7 @@ mod conflist;
 mod environment;
 mod error;
 pub mod fairway;
+mod gate;
 pub mod ipam;
 mod result;
 mod version;
@@ -23,6 +24,7 @@ pub use config::NetworkConfig;
 pub use conflist::{Conflist, conflist};
 pub use environment::{Command, Environment, Identity};
 pub use error::CniError;
+pub use gate::{GATE_PATIENCE, GATE_SOCKET, GateRequest};
 pub use result::{AddResult, ResultInterface, ResultIp, ResultRoute};
 pub use version::SpecVersion;
 

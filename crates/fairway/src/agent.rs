@@ -79,7 +79,11 @@ fn config(
         cni_conf_dir: options.cni_conf_dir,
         health_addr: options.health_addr.or(health).unwrap_or(HEALTH),
         metrics_addr: options.metrics_addr.or(settings.map(|settings| settings.metrics)),
-        without: Without { cni: left(Part::Cni) || left(Part::Fabric), fabric: left(Part::Fabric) },
+        without: Without {
+            cni: left(Part::Cni) || left(Part::Fabric),
+            fabric: left(Part::Fabric),
+            policy: left(Part::Policy),
+        },
         services,
         fabric: FabricSettings {
             encapsulation: options.encapsulation,
@@ -151,7 +155,7 @@ mod tests {
         let args: Vec<&str> = args.map(|argument| argument.as_str().expect("text")).collect();
         assert_eq!(args[0], "agent");
         let config = config(options(&args[1..]), None).expect("a configuration");
-        assert_eq!(config.without, Without { cni: true, fabric: true });
+        assert_eq!(config.without, Without { cni: true, fabric: true, policy: false });
         let probe = &container["livenessProbe"]["httpGet"];
         assert_eq!((&probe["path"], &probe["port"]), (&"/livez".into(), &"health".into()));
         assert_eq!(container["ports"][0]["containerPort"], config.health_addr.port());

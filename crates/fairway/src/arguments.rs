@@ -178,6 +178,8 @@ pub(crate) enum Part {
     Cni,
     /// Routes to other nodes, NAT of pods leaving the cluster, and the CNI configuration.
     Fabric,
+    /// NetworkPolicies: another network plugin enforces them, or nobody does.
+    Policy,
 }
 
 /// `fairway lab …`.

@@ -58,7 +58,7 @@ pub(crate) fn run(command: ServiceCommand) -> anyhow::Result<ExitCode> {
 pub(crate) fn diff(options: &DiffOptions) -> anyhow::Result<ExitCode> {
     let outcome = (|| {
         let facts = if options.from.is_empty() {
-            ask(&options.place)?
+            ask_all(&options.place)?
         } else {
             facts::from_files(&options.from)?
         };
@@ -130,6 +130,17 @@ fn ask(place: &WhichNode) -> anyhow::Result<Facts> {
     small_runtime()?.block_on(async {
         let client = facts::connect(kubeconfig.as_deref()).await?;
         facts::from_api(&client).await
+    })
+}
+
+/// What [`ask`] asks, and what network policy depends on.
+fn ask_all(place: &WhichNode) -> anyhow::Result<Facts> {
+    let kubeconfig = kubeconfig(place)?;
+    small_runtime()?.block_on(async {
+        let client = facts::connect(kubeconfig.as_deref()).await?;
+        let mut facts = facts::from_api(&client).await?;
+        facts::add_policies(&client, &mut facts).await?;
+        Ok(facts)
     })
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use cluster::Applied;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use model::{Event, Parsed, Report, ServiceKey, Snapshot, SnapshotWriter, Update};
@@ -107,6 +107,27 @@ impl Facts {
         }
     }
 
+    /// Adds a Pod.
+    pub fn pod(&mut self, object: &Pod) {
+        if let Some(pod) = self.keep(Parsed::<model::Pod>::try_from(object)) {
+            self.writer.apply(Event::Pod(Update::Applied(pod)));
+        }
+    }
+
+    /// Adds a Namespace.
+    pub fn namespace(&mut self, object: &Namespace) {
+        if let Some(namespace) = self.keep(Parsed::<model::Namespace>::try_from(object)) {
+            self.writer.apply(Event::Namespace(Update::Applied(namespace)));
+        }
+    }
+
+    /// Adds a NetworkPolicy.
+    pub fn network_policy(&mut self, object: &NetworkPolicy) {
+        if let Some(policy) = self.keep(Parsed::<model::NetworkPolicy>::try_from(object)) {
+            self.writer.apply(Event::NetworkPolicy(Update::Applied(policy)));
+        }
+    }
+
     /// Adds an object of a manifest; a kind the data plane does not look at is passed over.
     fn object(&mut self, object: serde_json::Value) -> anyhow::Result<()> {
         let kind = object.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
@@ -121,7 +142,19 @@ impl Facts {
             }
             "Node" => self.node(&serde_json::from_value(object).context(shape)?),
             "ServiceCIDR" => self.service_cidr(&serde_json::from_value(object).context(shape)?),
-            "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "ServiceCIDRList" => {
+            "Pod" => {
+                let mut pod: Pod = serde_json::from_value(object).context(shape)?;
+                pod.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+                self.pod(&pod);
+            }
+            "Namespace" => self.namespace(&serde_json::from_value(object).context(shape)?),
+            "NetworkPolicy" => {
+                let mut policy: NetworkPolicy = serde_json::from_value(object).context(shape)?;
+                policy.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+                self.network_policy(&policy);
+            }
+            "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "ServiceCIDRList"
+            | "PodList" | "NamespaceList" | "NetworkPolicyList" => {
                 let single = kind.trim_end_matches("List").to_owned();
                 let items = object.get("items").and_then(|items| items.as_array());
                 for item in items.into_iter().flatten() {
@@ -179,6 +212,28 @@ pub async fn from_api(client: &Client) -> anyhow::Result<Facts> {
     services.items.iter().for_each(|service| facts.service(service));
     slices.items.iter().for_each(|slice| facts.slice(slice));
     Ok(facts)
+}
+
+/// Adds what network policy depends on: pods, namespaces and policies.
+///
+/// # Errors
+/// When the API does not answer, or refuses.
+pub async fn add_policies(client: &Client, facts: &mut Facts) -> anyhow::Result<()> {
+    let all = async {
+        let params = ListParams::default();
+        let namespaces = Api::<Namespace>::all(client.clone()).list(&params).await?;
+        let pods = Api::<Pod>::all(client.clone()).list(&params).await?;
+        let policies = Api::<NetworkPolicy>::all(client.clone()).list(&params).await?;
+        Ok::<_, kube::Error>((namespaces, pods, policies))
+    };
+    let (namespaces, pods, policies) = tokio::time::timeout(PATIENCE, all)
+        .await
+        .with_context(|| format!("the API did not answer within {} s", PATIENCE.as_secs()))?
+        .context("pods, namespaces and network policies cannot be read")?;
+    namespaces.items.iter().for_each(|namespace| facts.namespace(namespace));
+    pods.items.iter().for_each(|pod| facts.pod(pod));
+    policies.items.iter().for_each(|policy| facts.network_policy(policy));
+    Ok(())
 }
 
 /// Everything in manifests (YAML or JSON, several documents to a file; `-` is standard input).

@@ -39,6 +39,8 @@ pub struct Delta {
     pub transaction: Transaction,
     /// Something that was allowed may not be any more: connections under way have to be looked at.
     pub narrowed: bool,
+    /// Chains go, and what their rules counted with them.
+    pub retires: bool,
     /// What is wrong with which policy.
     pub reports: Vec<Report>,
 }
@@ -174,21 +176,33 @@ impl Planner {
         self.settle(bodies, &mut batch);
         reports.sort();
         reports.dedup();
-        let narrowed = batch.narrowed;
-        Delta { transaction: batch.transaction(&mut self.specs), narrowed, reports }
+        let (narrowed, retires) = (batch.narrowed, batch.retires());
+        Delta { transaction: batch.transaction(&mut self.specs), narrowed, retires, reports }
     }
 
-    /// A pod of this node was given addresses; `None` when the facts do not know such a pod here yet.
-    pub fn claim(&mut self, snapshot: &Snapshot, claim: Claim) -> Option<Delta> {
-        let pod = snapshot.pod(&claim.pod)?;
+    /// A pod of this node was given addresses, before the API says so; the next [`Self::full`] or [`Self::update`] that names
+    /// the pod goes by them. `false` when the facts do not know such a pod here yet.
+    pub fn claim(&mut self, snapshot: &Snapshot, claim: Claim) -> bool {
+        let Some(pod) = snapshot.pod(&claim.pod) else { return false };
         let same = claim.uid.is_none() || pod.uid.is_none() || claim.uid == pod.uid;
-        if !same || pod.host_network || pod.node.as_ref() != Some(&self.node) {
-            return None;
+        let here = same && pod.node.as_ref() == Some(&self.node);
+        if here {
+            self.claims.insert(claim.pod.clone(), claim);
         }
-        let key = claim.pod.clone();
-        self.claims.insert(key.clone(), claim);
-        let change = Change { pods: [key].into(), ..Change::default() };
-        Some(self.update(snapshot, &change))
+        here
+    }
+
+    /// The addresses of this node's pods that have rules.
+    pub fn isolated(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let isolated =
+            self.local.values().filter(|local| local.ingress.is_some() || local.egress.is_some());
+        isolated.flat_map(|local| local.addresses.iter().copied())
+    }
+
+    /// Which pod has an address.
+    #[must_use]
+    pub fn name_of(&self, address: IpAddr) -> Option<&ObjectKey> {
+        self.pod_at(address).map(|(key, _)| key)
     }
 
     /// How many identities pods of this node have, and how many sets of peers those need.

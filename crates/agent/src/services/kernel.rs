@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::policies;
 use model::{Family, Protocol};
 use nft::conntrack::{self, Conntrack, ConntrackError, Flow};
 use nft::kernel::{Netlink, Watch};
@@ -68,6 +69,33 @@ impl Sockets {
             )
         });
         Ok(flows)
+    }
+
+    /// The connections that one of these addresses has a part in, and this node's own addresses.
+    pub(crate) fn flows_of(
+        &mut self,
+        addresses: &HashSet<IpAddr>,
+    ) -> Result<(Vec<Flow>, LocalAddresses), ConntrackError> {
+        let mut flows = Vec::new();
+        self.conntrack.each(|flow| {
+            let ends = [flow.original.source, flow.reply.source];
+            if ends.iter().any(|end| addresses.contains(end)) {
+                flows.push(flow.clone());
+            }
+        })?;
+        Ok((flows, self.local_addresses()))
+    }
+
+    /// The flows policy denied of late, and what its rules counted.
+    pub(crate) fn policy_noted(
+        &mut self,
+    ) -> Result<(Vec<policy::DeniedFlow>, Vec<nft::kernel::LiveRule>), ListError> {
+        let flows = policies::read(&mut self.nft, &self.table)?;
+        Ok((flows, self.policy_counts()?))
+    }
+
+    pub(crate) fn policy_counts(&mut self) -> Result<Vec<nft::kernel::LiveRule>, ListError> {
+        self.nft.live_rules(nft::Family::Inet, &self.table)
     }
 
     /// Shows every tracked connection.
@@ -138,7 +166,7 @@ impl Sockets {
 pub(crate) struct LocalAddresses(HashSet<IpAddr>);
 
 impl LocalAddresses {
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.0.contains(&address)
     }
 }

@@ -1,18 +1,26 @@
-//! One table of two capabilities: Services, and NAT of pods that leave the cluster. Pure.
+//! One table of three capabilities: Services, NAT of pods that leave the cluster, and network policy. Pure.
 
 use nft::{Table, Transaction};
 
-/// Adds the fabric's chains and sets to the Services' table. A set both have is the Services' own: it is kept up to date
+/// Adds another capability's chains and sets to the Services' table. A set both have is the Services' own: it is kept up to date
 /// element by element.
-pub(crate) fn tables(mut services: Table, fabric: Option<&Table>) -> Table {
-    let Some(fabric) = fabric else { return services };
-    for (name, chain) in &fabric.chains {
+pub(crate) fn tables(mut services: Table, other: Option<&Table>) -> Table {
+    let Some(other) = other else { return services };
+    for (name, chain) in &other.chains {
         services.chains.entry(name.clone()).or_insert_with(|| chain.clone());
     }
-    for (name, set) in &fabric.sets {
+    for (name, set) in &other.sets {
         services.sets.entry(name.clone()).or_insert_with(|| set.clone());
     }
     services
+}
+
+/// Leaves a part as it is listed: it is not known yet what it should be.
+pub(crate) fn keep(desired: &mut Table, listed: &Table, part: impl Fn(&nft::Name) -> bool) {
+    let chains = listed.chains.iter().filter(|(name, _)| part(name));
+    desired.chains.extend(chains.map(|(name, chain)| (name.clone(), chain.clone())));
+    let sets = listed.sets.iter().filter(|(name, _)| part(name));
+    desired.sets.extend(sets.map(|(name, set)| (name.clone(), set.clone())));
 }
 
 /// Appends what changes the fabric's part from `before` to `after`.

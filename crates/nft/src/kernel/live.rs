@@ -34,6 +34,17 @@ pub struct Count {
     pub bytes: u64,
 }
 
+/// A rule as it is at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveRule {
+    /// The chain it is in.
+    pub chain: Name,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// What its first counter counted; `None` without one.
+    pub counter: Option<Count>,
+}
+
 /// A base chain of anybody's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseChain {
@@ -68,6 +79,24 @@ impl Netlink {
                 for (_, list) in message.attributes().filter(|(kind, _)| *kind == 3) {
                     found.extend(Attributes(list).filter_map(|(_, element)| live(element)));
                 }
+            })
+        })
+    }
+
+    /// The rules of a table with what they counted, in the order of each chain; none when there is no such table.
+    ///
+    /// # Errors
+    /// [`ListError`].
+    pub fn live_rules(&mut self, family: Family, table: &Name) -> Result<Vec<LiveRule>, ListError> {
+        self.again(table.as_str(), |kernel, found| {
+            let request = |w: &mut Writer| w.string(1, table.as_str());
+            kernel.ask("rules", number::GETRULE, NLM_F_DUMP, family, request, |message| {
+                let rule = decode::rule(message.attributes()).filter(|rule| rule.table == *table);
+                found.extend(rule.map(|rule| LiveRule {
+                    counter: Attributes(&rule.raw).find_map(|(_, expr)| count(expr)),
+                    chain: rule.chain,
+                    comment: rule.comment,
+                }));
             })
         })
     }

@@ -7,7 +7,7 @@ mod netlink;
 mod socket;
 mod watch;
 
-pub use live::{BaseChain, Count, LiveElement};
+pub use live::{BaseChain, Count, LiveElement, LiveRule};
 pub use netlink::Netlink;
 pub(crate) use socket::Socket;
 pub use watch::{Change, Watch};

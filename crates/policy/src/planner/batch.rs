@@ -47,6 +47,10 @@ impl Batch {
         self.remove.entry(set).or_default().push(element);
     }
 
+    pub(super) fn retires(&self) -> bool {
+        !self.no_chains.is_empty()
+    }
+
     pub(super) fn transaction(mut self, specs: &mut HashMap<SetId, Arc<SetSpec>>) -> Transaction {
         let table = Name::new(TABLE).expect("invariant: the table's name");
         let mut transaction = Transaction::new(nft::Family::Inet, table);

@@ -1,0 +1,188 @@
+//! The services loop's part for network policy: its planner, the pods that wait for theirs, and what was denied.
+//!
+//! Policy has its own completeness: until pods, namespaces and policies are all known, the kernel keeps what it has, Services go
+//! on, and new pods wait.
+
+mod counts;
+mod gate;
+mod noted;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use model::{Change, Event, ObjectKey, Snapshot, Update};
+use nft::conntrack::Flow;
+use policy::{Delta, Plan, Planner, Traffic};
+use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
+use counts::Counts;
+pub(crate) use gate::{Ask, serve};
+use noted::Noted;
+pub(crate) use noted::{EVERY, read};
+
+/// Questions of plugins that wait while a commit runs; more wait in the socket.
+pub(crate) const ASKS: usize = 64;
+/// Policies whose latency is measured per commit; a burst of more says nothing new.
+const STAMPS: usize = 256;
+
+/// A pod that waits for its policy.
+struct Waiting {
+    ask: Ask,
+    /// The plan has it; the kernel will with the next commit.
+    planned: bool,
+}
+
+/// The state.
+pub(crate) struct Policies {
+    planner: Planner,
+    /// The planner knows everything there is.
+    planned: bool,
+    asks: mpsc::Receiver<Ask>,
+    waiting: Vec<Waiting>,
+    stamps: Vec<(ObjectKey, Instant)>,
+    noted: Noted,
+    counts: Counts,
+}
+
+impl Policies {
+    pub(crate) fn new(planner: Planner, asks: mpsc::Receiver<Ask>) -> Self {
+        Self {
+            planner,
+            planned: false,
+            asks,
+            waiting: Vec::new(),
+            stamps: Vec::new(),
+            noted: Noted::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Waits for a plugin that asks. Cancel-safe.
+    pub(crate) async fn asked(&mut self) {
+        match self.asks.recv().await {
+            Some(ask) => self.waiting.push(Waiting { ask, planned: false }),
+            // The gate only ends with the agent.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The cluster changed.
+    pub(crate) fn saw(&mut self, event: &Event, received: Instant, metrics: &Metrics) {
+        if let Event::NetworkPolicy(Update::Deleted(key)) = event {
+            metrics.policy_gone(key);
+        }
+        if let Event::NetworkPolicy(Update::Applied(policy)) = event
+            && self.stamps.len() < STAMPS
+        {
+            self.stamps.push((policy.key.clone(), received));
+        }
+    }
+
+    /// Everything is known, and the planner was not told yet.
+    pub(crate) fn wants_whole(&self, known: bool) -> bool {
+        known && !self.planned
+    }
+
+    /// A pod waits that can be planned now.
+    pub(crate) fn wants_update(&mut self, snapshot: &Snapshot) -> bool {
+        self.waiting.retain(|waiting| !waiting.ask.answer.is_closed());
+        let known = |it: &Waiting| !it.planned && snapshot.pod(&it.ask.claim.pod).is_some();
+        self.planned && self.waiting.iter().any(known)
+    }
+
+    /// The whole plan, once everything is known.
+    pub(crate) fn whole(&mut self, snapshot: &Snapshot, known: bool) -> Option<Plan> {
+        if !known {
+            return None;
+        }
+        self.claim(snapshot);
+        self.planned = true;
+        Some(self.planner.full(snapshot))
+    }
+
+    /// What a change makes different.
+    pub(crate) fn update(&mut self, snapshot: &Snapshot, change: &Change) -> Option<Delta> {
+        if !self.planned {
+            return None;
+        }
+        let claimed = self.claim(snapshot);
+        if claimed.is_empty() {
+            return Some(self.planner.update(snapshot, change));
+        }
+        let mut change = change.clone();
+        change.pods.extend(claimed);
+        Some(self.planner.update(snapshot, &change))
+    }
+
+    fn claim(&mut self, snapshot: &Snapshot) -> Vec<ObjectKey> {
+        let mut claimed = Vec::new();
+        for waiting in self.waiting.iter_mut().filter(|waiting| !waiting.planned) {
+            let claim = &waiting.ask.claim;
+            if self.planner.claim(snapshot, claim.clone()) {
+                waiting.planned = true;
+                claimed.push(claim.pod.clone());
+            }
+        }
+        claimed
+    }
+
+    /// The kernel has the plan: who waits for it may go on.
+    pub(crate) fn committed(&mut self, metrics: &Metrics) {
+        if !self.planned {
+            return;
+        }
+        for (policy, received) in self.stamps.drain(..) {
+            metrics.policy_changed(&policy, received.elapsed());
+        }
+        let (identities, sets) = self.planner.counts();
+        metrics.policy_size(identities, sets);
+        for waiting in std::mem::take(&mut self.waiting) {
+            if !waiting.planned {
+                self.waiting.push(waiting);
+                continue;
+            }
+            metrics.gate_seconds.observe(waiting.ask.since.elapsed().as_secs_f64());
+            // Nobody may be left to hear it: the plugin's own wait is bounded.
+            waiting.ask.answer.send(()).ok();
+        }
+    }
+
+    /// Whether any pod here has rules.
+    pub(crate) fn enforces(&self) -> bool {
+        self.planner.counts().0 > 0
+    }
+
+    /// The addresses whose connections may have become denied.
+    pub(crate) fn isolated(&self) -> HashSet<IpAddr> {
+        self.planner.isolated().collect()
+    }
+
+    /// The connections that are denied now and are to be cut; `own` are the node's addresses, whose traffic always passes.
+    pub(crate) fn cut(&self, flows: Vec<Flow>, own: impl Fn(IpAddr) -> bool) -> Vec<Flow> {
+        let denied = |flow: &Flow| {
+            let (source, destination) = (flow.original.source, flow.reply.source);
+            let traffic = Traffic {
+                source,
+                destination,
+                protocol: flow.original.protocol,
+                port: flow.reply.source_port,
+            };
+            !own(source) && !own(destination) && self.planner.judge(&traffic).cuts()
+        };
+        flows.into_iter().filter(denied).collect()
+    }
+
+    /// Takes what the rules counted.
+    pub(crate) fn count(&mut self, rules: &[nft::kernel::LiveRule], metrics: &Metrics) {
+        for (rule, direction, packets) in self.counts.take(rules) {
+            metrics.policy_packets(rule, direction, packets);
+        }
+    }
+
+    /// Looks at flows that were denied, logs those that are new, and counts them.
+    pub(crate) fn note(&mut self, flows: Vec<policy::DeniedFlow>, metrics: &Metrics) {
+        self.noted.take(flows, &self.planner, metrics);
+    }
+}
