@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use model::{Change, Event, ObjectKey, Snapshot, Update};
+use nft::Table;
 use nft::conntrack::Flow;
 use policy::{Delta, Plan, Planner, Traffic};
 use tokio::sync::mpsc;
@@ -39,6 +40,8 @@ pub(crate) struct Policies {
     planner: Planner,
     /// The planner knows everything there is.
     planned: bool,
+    /// What the kernel had of policy when the table was read, while it was not known what it should have.
+    kept: Option<Table>,
     asks: mpsc::Receiver<Ask>,
     waiting: Vec<Waiting>,
     stamps: Vec<(ObjectKey, Instant)>,
@@ -51,6 +54,7 @@ impl Policies {
         Self {
             planner,
             planned: false,
+            kept: None,
             asks,
             waiting: Vec::new(),
             stamps: Vec::new(),
@@ -80,16 +84,19 @@ impl Policies {
         }
     }
 
-    /// Everything is known, and the planner was not told yet.
-    pub(crate) fn wants_whole(&self, known: bool) -> bool {
-        known && !self.planned
+    /// It is not known what the kernel should have: this is what it has.
+    pub(crate) fn keep(&mut self, kept: Table) {
+        self.kept = Some(kept);
     }
 
-    /// A pod waits that can be planned now.
-    pub(crate) fn wants_update(&mut self, snapshot: &Snapshot) -> bool {
+    /// Everything is known now, or a pod waits that can be planned.
+    pub(crate) fn wants_update(&mut self, snapshot: &Snapshot, known: bool) -> bool {
+        if !self.planned {
+            return known && self.kept.is_some();
+        }
         self.waiting.retain(|waiting| !waiting.ask.answer.is_closed());
         let known = |it: &Waiting| !it.planned && snapshot.pod(&it.ask.claim.pod).is_some();
-        self.planned && self.waiting.iter().any(known)
+        self.waiting.iter().any(known)
     }
 
     /// The whole plan, once everything is known.
@@ -99,13 +106,27 @@ impl Policies {
         }
         self.claim(snapshot);
         self.planned = true;
+        self.kept = None;
         Some(self.planner.full(snapshot))
     }
 
     /// What a change makes different.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot, change: &Change) -> Option<Delta> {
+    pub(crate) fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        change: &Change,
+        known: bool,
+    ) -> Option<Delta> {
         if !self.planned {
-            return None;
+            let kept = self.kept.take_if(|_| known)?;
+            let plan = self.whole(snapshot, known)?;
+            let transaction = nft::diff(&plan.table, Some(&kept));
+            return Some(Delta {
+                transaction,
+                narrowed: true,
+                retires: true,
+                reports: plan.reports,
+            });
         }
         let claimed = self.claim(snapshot);
         if claimed.is_empty() {

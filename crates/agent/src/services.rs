@@ -160,13 +160,7 @@ impl ServicesLoop {
             self.health.met(Need::Lists);
             let known = self.writer.knows_policies();
             let snapshot = self.writer.snapshot();
-            let mut waiting = false;
-            if let Some(policies) = &mut self.policies {
-                if policies.wants_whole(known) {
-                    self.full.get_or_insert("policies known");
-                }
-                waiting = policies.wants_update(snapshot);
-            }
+            let waiting = self.policies.as_mut().is_some_and(|it| it.wants_update(snapshot, known));
             let outcome = match self.full.take() {
                 Some(reason) => self.full_sync(reason).await?,
                 None if self.writer.has_change() || self.nat_dirty || waiting => {
@@ -381,14 +375,17 @@ impl ServicesLoop {
         let policy = self.policies.as_mut().and_then(|it| it.whole(snapshot, known));
         reports.extend(policy.as_ref().into_iter().flat_map(|policy| policy.reports.clone()));
         let policy = policy.map(|policy| policy.table);
-        let unknown = self.policies.is_some() && policy.is_none();
-        let whole = |services| {
-            let mut desired = merge::tables(services, nat.as_ref());
-            desired = merge::tables(desired, policy.as_ref());
-            if let Some(listed) = listed.as_ref().filter(|_| unknown) {
-                merge::keep(&mut desired, listed, policy::is_ours);
+        let kept = self.policies.as_mut().filter(|_| policy.is_none()).map(|policies| {
+            let mut kept = nft::Table::new(plan.table.family, plan.table.name.clone());
+            if let Some(listed) = &listed {
+                merge::keep(&mut kept, listed, policy::is_ours);
             }
-            desired
+            policies.keep(kept.clone());
+            kept
+        });
+        let whole = |services| {
+            let desired = merge::tables(services, nat.as_ref());
+            merge::tables(desired, policy.as_ref().or(kept.as_ref()))
         };
         let mut desired = whole(plan.table);
         let mut transaction = nft::diff(&desired, listed.as_ref());
@@ -399,7 +396,7 @@ impl ServicesLoop {
             desired = whole(plan.table);
             transaction = nft::diff(&desired, Some(listed));
         }
-        drop((desired, policy, listed));
+        drop((desired, policy, kept, listed));
         let operations = transaction.len();
         if let Err(error) = self.kernel.call(move |sockets| sockets.commit(&transaction)).await? {
             self.metrics.failed("commit");
@@ -439,8 +436,9 @@ impl ServicesLoop {
         let nat = self.nat.borrow_and_update().clone();
         self.nat_dirty = false;
         merge::append(&mut transaction, nat.as_ref(), self.nat_applied.as_ref());
+        let known = self.writer.knows_policies();
         let snapshot = self.writer.snapshot();
-        let policy = self.policies.as_mut().and_then(|it| it.update(snapshot, &change));
+        let policy = self.policies.as_mut().and_then(|it| it.update(snapshot, &change, known));
         let (mut narrowed, mut retires) = (false, false);
         if let Some(policy) = policy {
             self.report(policy.reports);

@@ -20,7 +20,7 @@ use crate::compile::{self, Compiled};
 use crate::facts::{Known, Namespaces, Owners, means};
 use crate::index::Index;
 use crate::program::{self, SetId, chain_name, packed};
-use crate::rule::{Body, Collection, Direction, Id, Members, id_of};
+use crate::rule::{Body, Collection, Direction, End, Id, Members, id_of};
 use batch::Batch;
 
 /// The whole.
@@ -71,6 +71,8 @@ struct Local {
     addresses: Vec<IpAddr>,
     ingress: Option<Id>,
     egress: Option<Id>,
+    /// Something is kept from it.
+    isolated: bool,
 }
 
 impl Local {
@@ -86,6 +88,9 @@ impl Local {
         for &address in &self.addresses {
             let (family, key) = (Family::of(address), packed(address));
             all.insert((SetId::Pods(family), key), None);
+            if self.isolated {
+                all.insert((SetId::Isolated(family), key), None);
+            }
             for direction in Direction::BOTH {
                 if let Some(id) = self.identity(direction) {
                     let verdict = Verdict::Goto(chain_name(direction, id));
@@ -265,10 +270,12 @@ impl Planner {
                 let lacking = policy.unknown_ports(known);
                 reports.extend(lacking.map(|name| unknown_port(policy, pod, name)));
             }
-            after.ingress = self.retain(compile::body(&policies, Direction::Ingress, known));
-            let known = &self.pods[pod];
-            let policies = self.policies_of(pod, known);
-            after.egress = self.retain(compile::body(&policies, Direction::Egress, known));
+            let ingress = compile::body(&policies, Direction::Ingress, known);
+            let egress = compile::body(&policies, Direction::Egress, known);
+            after.isolated =
+                [&ingress, &egress].into_iter().flatten().any(|it| it.end == End::Deny);
+            after.ingress = self.retain(ingress);
+            after.egress = self.retain(egress);
         }
         bodies
             .extend([before.ingress, before.egress, after.ingress, after.egress].iter().flatten());

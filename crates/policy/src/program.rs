@@ -6,7 +6,11 @@
 //!                            a pod's link, an address nobody has? drop                                    │
 //!         ─► policy-ingress: ip daddr vmap @policy-ingress4  ─► the receiver's identity  ◄────────────────┘
 //!                            a pod's link, an address nobody has? drop
+//!         ─► policy-midstream
 //! ```
+//! A TCP packet in the middle of a connection nobody knows is not for or from an isolated pod: a connection that was cut must
+//! not come back by the first packet of the side that may talk.
+//!
 //! The hook is the forward one, after destinations were translated and before sources are: both ends are the real ones. What
 //! the node sends to its pods and they to it passes, as the API wants it ("traffic to and from the node where a Pod is running
 //! is always allowed"); only addresses nobody has are stopped on their way to the node, too.
@@ -38,6 +42,9 @@ const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
 /// After Services: what they refuse is refused.
 const PRIORITY: i32 = 10;
 const ICMPV6: u8 = 58;
+const TCP: u8 = 6;
+/// The flag of a packet that opens a connection, or answers one that does.
+const TCP_SYN: u32 = 2;
 
 /// Whether a chain or set of the table is this program's.
 #[must_use]
@@ -92,6 +99,19 @@ fn strangers(mut chain: Chain, direction: Direction) -> Chain {
     chain
 }
 
+/// Drops what is in the middle of a connection that is not tracked, where a pod has rules.
+fn midstream() -> Chain {
+    let opening = equals(Selector::TcpFlags, MatchOp::Eq, Right::AnyBit(TCP_SYN));
+    let mut chain = Chain::new(name("midstream")).rule([opening, Statement::return_()]);
+    for family in Family::BOTH {
+        for address in [saddr(family), daddr(family)] {
+            let isolated = Statement::in_set([address], SetId::Isolated(family).name());
+            chain = chain.rule([isolated, Statement::Counter, Statement::drop()]);
+        }
+    }
+    chain
+}
+
 /// Notes a packet, so that somebody can say why; each flow once a minute at most.
 fn noting(direction: Direction, audit: bool, end: Option<Statement>) -> Chain {
     let word = if audit { "audited" } else { "denied" };
@@ -120,8 +140,11 @@ fn fixed() -> Vec<Chain> {
         forward = forward
             .rule([Statement::in_set(pair, SetId::Itself(family).name()), Statement::accept()]);
     }
-    forward =
-        forward.rule([Statement::jump(name("egress"))]).rule([Statement::jump(name("ingress"))]);
+    let tcp = Statement::equals(Selector::MetaL4proto, Packed::new().proto(TCP));
+    forward = forward
+        .rule([Statement::jump(name("egress"))])
+        .rule([Statement::jump(name("ingress"))])
+        .rule([tcp, Statement::jump(name("midstream"))]);
     let input = Hook::new(HookKind::Filter, HookPoint::Input, PRIORITY);
     // Neighbours are found before anybody has an address.
     let neighbours = Statement::equals(Selector::MetaL4proto, Packed::new().proto(ICMPV6));
@@ -130,6 +153,7 @@ fn fixed() -> Vec<Chain> {
         .rule([neighbours, Statement::accept()]);
     let mut chains = vec![
         forward,
+        midstream(),
         strangers(input, Direction::Egress),
         Chain::new(name("stranger")).rule([Statement::Counter, Statement::drop()]),
     ];

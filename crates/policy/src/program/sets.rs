@@ -22,6 +22,8 @@ pub(crate) enum SetId {
     Pods(Family),
     /// (address, address) of this node's pods that have rules: nothing keeps a pod from itself.
     Itself(Family),
+    /// Addresses of this node's pods that rules keep something from.
+    Isolated(Family),
     /// Address of a pod of this node → the chain of its identity.
     Identity(Direction, Family),
     /// Flows that were denied, or would have been.
@@ -64,7 +66,7 @@ impl SetId {
     pub(crate) fn fixed() -> Vec<Self> {
         let mut sets = Vec::new();
         for family in Family::BOTH {
-            sets.extend([Self::Pods(family), Self::Itself(family)]);
+            sets.extend([Self::Pods(family), Self::Itself(family), Self::Isolated(family)]);
             for direction in Direction::BOTH {
                 sets.push(Self::Identity(direction, family));
                 sets.extend([false, true].map(|audit| Self::Noted { direction, family, audit }));
@@ -79,6 +81,7 @@ impl SetId {
         name(&match self {
             Self::Pods(family) => format!("pods{}", digit(family)),
             Self::Itself(family) => format!("itself{}", digit(family)),
+            Self::Isolated(family) => format!("isolated{}", digit(family)),
             Self::Identity(direction, family) => format!("{direction}{}", digit(family)),
             Self::Noted { direction, family, audit } => {
                 let word = if audit { "audited" } else { "denied" };
@@ -97,9 +100,9 @@ impl SetId {
         let address = |family| saddr(family).field();
         let name = self.name();
         match self {
-            Self::Pods(family) | Self::Members(Collection::Group(_), family) => {
-                SetSpec::new(name, [address(family)])
-            }
+            Self::Pods(family)
+            | Self::Isolated(family)
+            | Self::Members(Collection::Group(_), family) => SetSpec::new(name, [address(family)]),
             Self::Itself(family) => SetSpec::new(name, [address(family), address(family)]),
             Self::Identity(_, family) => {
                 SetSpec::new(name, [address(family)]).with_data(SetData::Verdict)
