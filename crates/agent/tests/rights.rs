@@ -158,7 +158,7 @@ async fn story(dir: &Path) {
     let path = dir.join("kubeconfig");
     std::fs::write(&path, kubeconfig.to_string()).unwrap();
     // The parts the manifests leave to others ask for pools (deploy/manifests/pools.yaml).
-    let without = agent::Without { cni: true, fabric: true };
+    let without = agent::Without { cni: true, fabric: true, policy: false };
     let agent = start(agent::AgentConfig { without, ..config(dir, &path) });
     let allowed = allowed();
     assert!(!allowed.is_empty());
