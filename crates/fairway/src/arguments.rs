@@ -2,6 +2,7 @@
 
 mod node;
 mod observe;
+mod policy;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use lab::layout::LabName;
 
 pub(crate) use node::{AdoptCommand, AdoptOptions, CleanupOptions, PreflightOptions};
 pub(crate) use observe::{DiffOptions, ServiceCommand, WhichNode};
+pub(crate) use policy::PolicyCommand;
 
 /// The whole network of a Kubernetes node in one binary.
 #[derive(Debug, Parser)]
@@ -43,6 +45,11 @@ pub(crate) enum Command {
     Service {
         #[command(subcommand)]
         command: ServiceCommand,
+    },
+    /// Who may talk to whom, and why not.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
     },
     /// What the agent would change in the kernel right now.
     Diff(DiffOptions),

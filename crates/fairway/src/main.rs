@@ -1,13 +1,14 @@
 //! fairway: arguments to one call.
 //!
 //! Exit codes: 0 done; 1 it failed (one line on standard error says why); 2 or 64 the arguments make no sense;
-//! `fairway lab exec` exits as the program it ran; commands that answer a question (`diff`, `service status`, `preflight`)
+//! `fairway lab exec` exits as the program it ran; commands that answer a question (`diff`, `service status`, `policy explain`, `preflight`)
 //! say 2 when they could not tell.
 
 mod agent;
 mod arguments;
 mod lab;
 mod node;
+mod policy;
 mod service;
 
 use std::io::Write as _;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Agent(options) => agent::run(*options),
         Command::Service { command } => service::run(command),
+        Command::Policy { command } => policy::run(command),
         Command::Diff(options) => service::diff(&options),
         Command::Preflight(options) => node::preflight(&options),
         Command::Adopt { command } => node::adopt(command),

@@ -134,7 +134,7 @@ fn ask(place: &WhichNode) -> anyhow::Result<Facts> {
 }
 
 /// What [`ask`] asks, and what network policy depends on.
-fn ask_all(place: &WhichNode) -> anyhow::Result<Facts> {
+pub(crate) fn ask_all(place: &WhichNode) -> anyhow::Result<Facts> {
     let kubeconfig = kubeconfig(place)?;
     small_runtime()?.block_on(async {
         let client = facts::connect(kubeconfig.as_deref()).await?;
@@ -181,12 +181,12 @@ fn find(
     })
 }
 
-fn split<'a>(service: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
+pub(crate) fn split<'a>(service: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
     service.split_once('/').unwrap_or((namespace, service))
 }
 
 /// Runs `work` in the node's network namespace.
-fn at<T: Send>(
+pub(crate) fn at<T: Send>(
     place: &WhichNode,
     work: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {

@@ -242,6 +242,18 @@ pub async fn add_policies(client: &Client, facts: &mut Facts) -> anyhow::Result<
 /// When one cannot be read.
 pub fn from_files(paths: &[PathBuf]) -> anyhow::Result<Facts> {
     let mut facts = Facts::default();
+    add_files(&mut facts, paths)?;
+    if facts.snapshot().services().len() == 0 && facts.snapshot().nodes().len() == 0 {
+        bail!("there is no Service and no Node in these files; give the manifests of both");
+    }
+    Ok(facts)
+}
+
+/// Adds what manifests say; an object of the same name is replaced.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn add_files(facts: &mut Facts, paths: &[PathBuf]) -> anyhow::Result<()> {
     for path in paths {
         let text = if path.as_os_str() == "-" {
             std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
@@ -255,8 +267,5 @@ pub fn from_files(paths: &[PathBuf]) -> anyhow::Result<Facts> {
             facts.object(object).with_context(|| format!("in {}", path.display()))?;
         }
     }
-    if facts.snapshot().services().len() == 0 && facts.snapshot().nodes().len() == 0 {
-        bail!("there is no Service and no Node in these files; give the manifests of both");
-    }
-    Ok(facts)
+    Ok(())
 }

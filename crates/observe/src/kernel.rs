@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use nft::conntrack::{Conntrack, Flow};
-use nft::kernel::{LiveElement, Netlink};
+use nft::kernel::{LiveElement, LiveRule, Netlink};
 use nft::{Family, Kernel as _, Name, Table};
 
 /// What was found.
@@ -39,6 +39,26 @@ pub fn table() -> anyhow::Result<Option<Table>> {
     kernel
         .list(Family::Inet, &name)
         .context("the table cannot be read; this needs root (CAP_NET_ADMIN)")
+}
+
+/// The rules of the table with what they counted.
+///
+/// # Errors
+/// When nf_tables cannot be asked.
+pub fn rules() -> anyhow::Result<Vec<LiveRule>> {
+    let mut kernel = Netlink::open().context("no nf_tables netlink here")?;
+    kernel
+        .live_rules(Family::Inet, &Name::new(service::TABLE)?)
+        .context("the rules cannot be read; this needs root (CAP_NET_ADMIN)")
+}
+
+/// The connections this node tracks.
+///
+/// # Errors
+/// When connection tracking cannot be asked.
+pub fn flows() -> anyhow::Result<Vec<Flow>> {
+    let flows = Conntrack::open().and_then(|mut conntrack| conntrack.list());
+    flows.context("connections cannot be read; this needs root (CAP_NET_ADMIN)")
 }
 
 /// Reads everything.

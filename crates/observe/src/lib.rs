@@ -8,6 +8,7 @@
 //! | [`kernel`] | edge: the table, tracked connections, expiry and counters of elements |
 //! | [`facts`] | edge: Services, EndpointSlices and Nodes of the API or of manifests |
 //! | [`service`] | `fairway service list` and `show`: both joined (pure) and printed |
+//! | [`policy`] | `fairway policy list`, `show`, `explain`, `try`: what policies say, counted and judged |
 //! | [`progress`] | `fairway service status`: on how many nodes a Service is programmed |
 //! | [`diff`] | `fairway diff`: what the agent would change |
 //!
@@ -16,5 +17,6 @@
 pub mod diff;
 pub mod facts;
 pub mod kernel;
+pub mod policy;
 pub mod progress;
 pub mod service;
