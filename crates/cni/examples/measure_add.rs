@@ -34,6 +34,7 @@ fn main() {
                 netns: namespace.path().display().to_string(),
                 ifname: "eth0".to_owned(),
                 args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-{n}"),
+                ..Environment::default()
             }
         })
         .collect();

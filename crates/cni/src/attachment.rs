@@ -53,7 +53,7 @@ pub fn alias(env: &Environment) -> String {
 
 /// 64-bit FNV-1a, then the finalizer of SplitMix64 for the high bits. The parts are separated: no
 /// two pairs of container and interface run together into the same text.
-fn hash(identity: &Identity, salt: &[u8]) -> u64 {
+pub(crate) fn hash(identity: &Identity, salt: &[u8]) -> u64 {
     let parts = [salt, identity.container_id.as_bytes(), identity.ifname.as_bytes()];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for part in parts {

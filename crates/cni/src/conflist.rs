@@ -34,7 +34,9 @@ pub fn conflist(spec: &Conflist<'_>) -> String {
         "plugins": [{
             "type": "fairway",
             "mtu": spec.mtu,
-            "capabilities": { "ips": true, "mac": true },
+            "capabilities": {
+                "ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true,
+            },
             "ipam": {
                 "type": "host-local",
                 "dataDir": spec.data_dir.to_string_lossy(),
@@ -45,6 +47,32 @@ pub fn conflist(spec: &Conflist<'_>) -> String {
     if let Some(socket) = spec.policy_socket {
         list["plugins"][0]["policySocket"] = socket.to_string_lossy().into();
     }
+    format!("{list:#}\n")
+}
+
+/// A list for a node by itself: pods on a bridge, leaving with the node's address, with host ports and
+/// bandwidth limits; one address from each subnet.
+pub fn bridge_conflist(bridge: &str, subnets: &[IpNet]) -> String {
+    let ranges: Vec<_> =
+        subnets.iter().map(|subnet| json!([{ "subnet": subnet.trunc().to_string() }])).collect();
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+        "name": bridge,
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": bridge,
+                "isDefaultGateway": true,
+                "hairpinMode": true,
+                "ipMasq": true,
+                "capabilities": { "ips": true, "mac": true },
+                "ipam": { "type": "host-local", "ranges": ranges },
+            },
+            { "type": "portmap", "snat": true, "capabilities": { "portMappings": true } },
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
+        ],
+    });
     format!("{list:#}\n")
 }
 
@@ -71,8 +99,11 @@ mod tests {
             plugin["cniVersion"] = version.into();
             let mut told = SpecVersion::V0_3_0;
             let config = NetworkConfig::parse(plugin.to_string().as_bytes(), &mut told).unwrap();
-            assert_eq!((config.mtu, config.ranges.len()), (Some(1450), 2));
-            assert_eq!(config.data_dir, Path::new("/run/fairway/ipam"));
+            let Some(crate::ipam::Ipam::HostLocal(ipam)) = &config.ipam else {
+                panic!("{:?}", config.ipam)
+            };
+            assert_eq!((config.mtu, ipam.ranges.len()), (Some(1450), 2));
+            assert_eq!(ipam.data_dir, Path::new("/run/fairway/ipam"));
             assert_eq!(config.policy_socket.as_deref(), spec.policy_socket);
             assert_eq!(told.as_str(), version);
         }

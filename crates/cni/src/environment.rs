@@ -18,6 +18,10 @@ pub struct Environment {
     pub ifname: String,
     /// `CNI_ARGS`: `KEY=value` pairs between semicolons.
     pub args: String,
+    /// `CNI_PATH`: where other plugins are, directories between colons.
+    pub path: String,
+    /// The name this program was called by, without its directory.
+    pub program: String,
 }
 
 /// A CNI command.
@@ -47,7 +51,7 @@ impl Command {
 }
 
 /// Which attachment: a container and one interface of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// The runtime's id of the container.
     pub container_id: String,
@@ -65,6 +69,8 @@ impl Environment {
             netns: variable("CNI_NETNS"),
             ifname: variable("CNI_IFNAME"),
             args: variable("CNI_ARGS"),
+            path: variable("CNI_PATH"),
+            program: std::env::args_os().next().map(file_name).unwrap_or_default(),
         }
     }
 
@@ -139,6 +145,11 @@ impl Environment {
         let mut pairs = self.args.split(';').filter_map(|pair| pair.split_once('='));
         pairs.find_map(|(name, value)| (name == key && !value.is_empty()).then_some(value))
     }
+}
+
+fn file_name(path: std::ffi::OsString) -> String {
+    let name = std::path::Path::new(&path).file_name();
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The specification's form of container ids and network names.

@@ -15,7 +15,7 @@ use crate::ipam::IpamError;
 pub enum CniError {
     /// A version of the specification that is not spoken here (code 1).
     #[error(
-        "CNI version `{version}` is not supported; supported are 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0"
+        "CNI version `{version}` is not supported; supported are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0"
     )]
     Version {
         /// The configuration's `cniVersion`.
@@ -68,7 +68,7 @@ pub enum CniError {
         why: String,
     },
     /// No plugin of that type here (code 7).
-    #[error("this program has no CNI plugin `{plugin}`; it has `fairway`")]
+    #[error("this program has no CNI plugin `{plugin}`; it has {}", crate::Plugin::names())]
     UnknownPlugin {
         /// The configuration's `type`.
         plugin: String,
@@ -76,6 +76,12 @@ pub enum CniError {
     /// No address could be had (code 5, or 11 when all are taken: try again later).
     #[error(transparent)]
     Ipam(#[from] IpamError),
+    /// A result that the version asked for cannot tell (code 1).
+    #[error("a result of CNI version {version} needs an address, and there is none")]
+    Shape {
+        /// The configuration's version.
+        version: SpecVersion,
+    },
     /// The interface name is taken inside the pod by something that is not ours (code 100).
     #[error("the pod has an interface `{interface}` that this network did not make")]
     InterfaceTaken {
@@ -101,6 +107,42 @@ pub enum CniError {
     /// The pod's namespace could not be entered (code 101).
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// nf_tables could not be asked or did not take a change (code 103).
+    #[error("cannot {step}: {why}")]
+    Rules {
+        /// The step.
+        step: &'static str,
+        /// What the kernel said.
+        why: String,
+    },
+    /// A host port is another pod's (code 104).
+    #[error("host port {port} is taken by container {owner}")]
+    HostPortTaken {
+        /// `address/protocol/port`.
+        port: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// A file of this plugin's own state failed (code 5).
+    #[error("cannot {operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An address plugin that is a program of its own failed (its own code).
+    #[error("the address plugin {plugin} says: {message}")]
+    Delegate {
+        /// Its type.
+        plugin: String,
+        /// Its code.
+        code: u32,
+        /// Its words.
+        message: String,
+    },
     /// CHECK found a difference (code 102).
     #[error("the attachment is not what ADD made: {}", differences.join("; "))]
     Check {
@@ -141,10 +183,11 @@ impl CniError {
     /// The code of the specification (1–99) or of this plugin (100 and above).
     pub fn code(&self) -> u32 {
         match self {
-            Self::Version { .. } | Self::CommandTooNew { .. } => 1,
+            Self::Version { .. } | Self::CommandTooNew { .. } | Self::Shape { .. } => 1,
             Self::NoNamespace { .. } => 3,
             Self::Environment { .. } => 4,
-            Self::Io { .. } => 5,
+            Self::Io { .. } | Self::File { .. } => 5,
+            Self::Delegate { code, .. } => *code,
             Self::Decode { .. } => 6,
             Self::Config { .. } | Self::UnknownPlugin { .. } => 7,
             Self::Ipam(IpamError::Exhausted { .. }) | Self::PolicyNotReady { .. } => 11,
@@ -153,6 +196,8 @@ impl CniError {
             Self::InterfaceTaken { .. } => 100,
             Self::Kernel { .. } | Self::Sysctl { .. } | Self::Namespace(_) => 101,
             Self::Check { .. } => 102,
+            Self::Rules { .. } => 103,
+            Self::HostPortTaken { .. } => 104,
             Self::Several { errors } => errors.first().map_or(101, Self::code),
             Self::NotReady { .. } | Self::StateDirectory { .. } => 50,
         }

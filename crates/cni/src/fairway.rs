@@ -9,33 +9,22 @@ mod check;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use link::kernel::{Netlink, NetlinkError};
-use link::sysctl::{self, SysctlError};
-use link::{Change, Link, LinkEnd, LinkSettings, MacAddr, Namespace, Veth};
+use link::kernel::Netlink;
+use link::{Change, Link, LinkEnd, LinkSettings, MacAddr, Namespace, Veth, sysctl};
+use serde_json::Value;
 
-use crate::attachment::{
-    self, ALIAS_PREFIX, NODE_LINK_PREFIX, NODE_MAC, ROUTE_PROTOCOL, gateway, node_link,
-};
-use crate::environment::{Command, Environment, Identity};
-use crate::ipam::{IpamError, Store};
+use crate::attachment::{self, NODE_LINK_PREFIX, NODE_MAC, ROUTE_PROTOCOL, gateway, node_link};
+use crate::bandwidth::{self, Limits};
+use crate::environment::{Environment, Identity};
+use crate::ipam::Ask;
 use crate::result::{AddResult, ResultInterface, ResultIp, ResultRoute};
-use crate::{CniError, NetworkConfig, gate};
+use crate::rules::{self, Owner, Wanted};
+use crate::steps::{
+    all, ensure, gone, is_ours as has_our_alias, kernel, one, remove_link, remove_links,
+};
+use crate::{CniError, NetworkConfig, gate, portmap, steps};
 
-/// Runs a command; the text is for standard output.
-pub(crate) fn run(
-    command: Command,
-    env: &Environment,
-    config: &NetworkConfig,
-) -> Result<String, CniError> {
-    match command {
-        Command::Add => add(env, config).map(|result| result.to_json(config.version)),
-        Command::Del => del(env, config).map(|()| String::new()),
-        Command::Check => check::check(env, config).map(|()| String::new()),
-        Command::Gc => gc(config).map(|()| String::new()),
-        Command::Status => status(config).map(|()| String::new()),
-        Command::Version => Ok(crate::version::supported_json()),
-    }
-}
+const PLUGIN: &str = "fairway";
 
 /// One attachment being made.
 struct Attachment<'a> {
@@ -47,9 +36,11 @@ struct Attachment<'a> {
     node_link: String,
     mac: MacAddr,
     addresses: Vec<IpAddr>,
+    /// Resolver settings of the address source.
+    dns: Option<Value>,
 }
 
-fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
+pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
     let identity = env.identity()?;
     let namespace = env.namespace()?;
     let wanted = config.wanted_ips(env)?;
@@ -57,44 +48,39 @@ fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError>
     let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
     // A retried ADD finds what the first one left: it is made anew, with the same addresses.
     let old = node.link(name.as_str()).map_err(kernel("look for the pod's link"))?;
-    // The lock is held for the reservation only: links of many pods are made at once.
-    let addresses = Store::open(&config.data_dir, &config.name)?.reserve(
-        &config.ranges,
-        &identity,
-        &wanted,
-        old.is_none(),
-    )?;
+    let ask = Ask { env, config, identity: &identity };
+    let given = config.ipam()?.add(ask, &wanted, old.is_none())?;
     if let Some(old) = old.filter(is_ours) {
-        let removed = node.apply(&[Change::DeleteLink((&old).into())]);
-        missing_is_fine(removed).map_err(kernel("remove the pod's old link"))?;
+        remove_link(&mut node, &old)?;
     }
     let attachment = Attachment {
         env,
         config,
         node_link: name,
-        mac: config.wanted_mac.unwrap_or_else(|| attachment::pod_mac(&identity)),
+        mac: config.wanted_mac(env)?.unwrap_or_else(|| attachment::pod_mac(&identity)),
         identity,
         namespace,
-        addresses,
+        addresses: given.ips.iter().map(|ip| ip.address.addr()).collect(),
+        dns: given.dns,
     };
     // The container starts when this returns: not before its policy is in the kernel.
-    let made = attachment.make(&mut node).and_then(|mtu| {
+    let made = attachment.make(&mut node).and_then(|result| {
         let socket = config.policy_socket.as_deref();
-        gate::wait(socket, env, &attachment.addresses).map(|()| mtu)
+        gate::wait(socket, env, &attachment.addresses).map(|()| result)
     });
     match made {
-        Ok(mtu) => Ok(attachment.result(mtu)),
+        Ok(result) => Ok(result),
         Err(error) => {
             // A runtime may or may not call DEL after a failed ADD: leave nothing either way.
             let mut errors = vec![error];
-            errors.extend(take_down(&attachment.identity, config).err());
+            errors.extend(take_down(env, &attachment.identity, config).err());
             Err(one(errors))
         }
     }
 }
 
 impl Attachment<'_> {
-    fn make(&self, node: &mut Netlink) -> Result<u32, CniError> {
+    fn make(&self, node: &mut Netlink) -> Result<AddResult, CniError> {
         let veth = Veth {
             end: LinkEnd::named(&self.node_link).mac(NODE_MAC),
             peer: LinkEnd::named(&self.identity.ifname).mac(self.mac),
@@ -123,9 +109,16 @@ impl Attachment<'_> {
         let end = end.ok_or_else(|| gone(&self.node_link))?;
         self.prepare_node_end()?;
         self.namespace.visit(|| self.prepare_pod())??;
+        steps::settle(node, &[&end])?;
         let changes = attachment::on_node(end.index, self.mac, &self.addresses).changes();
         node.apply(&changes).map_err(kernel("route to the pod"))?;
-        Ok(end.mtu)
+        let result = self.result(end.mtu);
+        let wanted = wanted(self.env, self.config, &self.node_link, &result)?;
+        portmap::prepare(&wanted)?;
+        rules::apply(owner(self.config, &self.identity), &wanted)?;
+        let limits = Limits::read(self.config)?;
+        bandwidth::apply(node, &end, &self.identity, &self.config.name, limits)?;
+        Ok(result)
     }
 
     fn has_ipv6(&self) -> bool {
@@ -148,7 +141,7 @@ impl Attachment<'_> {
             settings.push((sysctl::interface("ipv6", link, "forwarding"), "1"));
             settings.push((sysctl::interface("ipv6", link, "accept_ra"), "0"));
         }
-        ensure(&settings).map_err(|source| CniError::Sysctl { interface: link.clone(), source })
+        ensure(link, &settings)
     }
 
     /// Runs inside the pod's namespace.
@@ -159,8 +152,7 @@ impl Attachment<'_> {
         let link = link.ok_or_else(|| gone(name))?;
         if self.has_ipv6() {
             // Runtimes disable IPv6 in new namespaces when they see no use for it.
-            ensure(&[(sysctl::interface("ipv6", name, "disable_ipv6"), "0")])
-                .map_err(|source| CniError::Sysctl { interface: name.clone(), source })?;
+            ensure(name, &[(sysctl::interface("ipv6", name, "disable_ipv6"), "0")])?;
         }
         let changes = attachment::in_pod(link.index, &self.addresses).changes(link.index);
         pod.apply(&changes).map_err(kernel("set up the pod's interface"))
@@ -190,130 +182,107 @@ impl Attachment<'_> {
             routes: addresses
                 .map(|ip| ResultRoute { dst: attachment::everything(ip), gw: Some(gateway(ip)) })
                 .collect(),
-            dns: self.config.dns.clone(),
+            dns: self.config.dns.clone().or_else(|| self.dns.clone()),
         }
     }
 }
 
-fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    take_down(&env.identity()?, config)
+/// The rules of an attachment: its host ports, and what may come out of its link. IPv6 has no reverse
+/// path filter: what comes with an address that is not the pod's is dropped by a rule. For IPv4 the
+/// strict filter of the link does it.
+fn wanted(
+    env: &Environment,
+    config: &NetworkConfig,
+    link: &str,
+    result: &AddResult,
+) -> Result<Wanted, CniError> {
+    let mut wanted = portmap::wanted(env, &config.read()?, result)?;
+    for ip in &result.ips {
+        if let IpAddr::V6(address) = ip.address.addr() {
+            wanted.sources.push((link.to_owned(), address));
+        }
+    }
+    Ok(wanted)
+}
+
+fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
+    Owner { plugin: PLUGIN, network: &config.name, identity }
+}
+
+pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
+    check::check(env, config)
+}
+
+pub(crate) fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
+    take_down(env, &env.identity()?, config)
 }
 
 /// Removes the link, then gives the addresses back: an address must not be given to another pod while
 /// the node still routes it to this one. Needs nothing of the pod; what is gone already is fine.
-fn take_down(identity: &Identity, config: &NetworkConfig) -> Result<(), CniError> {
+fn take_down(
+    env: &Environment,
+    identity: &Identity,
+    config: &NetworkConfig,
+) -> Result<(), CniError> {
     let name = node_link(identity);
     let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
     if let Some(link) = node.link(name.as_str()).map_err(kernel("look for the pod's link"))?
         && is_ours(&link)
     {
-        let removed = node.apply(&[Change::DeleteLink((&link).into())]);
-        missing_is_fine(removed).map_err(kernel("remove the pod's link"))?;
+        remove_link(&mut node, &link)?;
     }
-    if let Some(mut store) = Store::open_existing(&config.data_dir, &config.name)? {
-        store.release(identity)?;
+    bandwidth::withdraw(&mut node, identity)?;
+    rules::withdraw(owner(config, identity))?;
+    match &config.ipam {
+        Some(ipam) => ipam.del(Ask { env, config, identity }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-/// Removes what belongs to no attachment the runtime still knows: links, then reservations.
-fn gc(config: &NetworkConfig) -> Result<(), CniError> {
-    let Some(valid) = &config.valid_attachments else {
-        // Taking "not said" for "none" would cut off every pod of the node.
-        let why = "is missing; the runtime lists the attachments to keep".to_owned();
-        return Err(CniError::Config { field: "cni.dev/valid-attachments", why });
-    };
+/// Removes what belongs to no attachment the runtime still knows: links, rules, then reservations.
+pub(crate) fn gc(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
+    let valid = config.valid_attachments()?;
     let mut errors = Vec::new();
     let keep: Vec<String> = valid.iter().map(node_link).collect();
-    if let Err(error) = gc_links(config, &keep) {
-        errors.push(error);
-    }
+    errors.extend(gc_links(config, &keep).err());
+    errors.extend(bandwidth::gc_for(&config.name, valid).err());
+    errors.extend(rules::gc(PLUGIN, &config.name, valid).err());
     // With a link left over its address stays reserved; the next GC tries again.
     if errors.is_empty() {
-        match Store::open_existing(&config.data_dir, &config.name) {
-            Ok(Some(mut store)) => {
-                let leaked = store.release_where(|entry| !valid.contains(&entry.owner));
-                errors.extend(leaked.err().map(CniError::Ipam));
-            }
-            Ok(None) => {}
-            Err(error) => errors.push(error.into()),
-        }
+        errors.extend(config.ipam()?.gc(env, config, valid).err());
     }
-    if errors.is_empty() { Ok(()) } else { Err(one(errors)) }
+    all(errors)
 }
 
-/// A link is this network's when a host route of ours into this network's ranges leads to it: another
-/// network of the same plugin type has links that look alike.
+/// A link is this network's when a host route of ours to an address of this network's leads to it:
+/// another network of the same plugin type has links that look alike.
 fn gc_links(config: &NetworkConfig, keep: &[String]) -> Result<(), CniError> {
     let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
     let routes = node.routes(ROUTE_PROTOCOL).map_err(kernel("list routes"))?;
-    let ours = |ip: IpAddr| config.ranges.iter().any(|set| set.gives(ip));
+    let ipam = config.ipam()?;
     let routed: Vec<_> = routes
         .iter()
-        .filter(|route| ours(route.destination.addr()))
+        .filter(|route| ipam.gives(route.destination.addr()))
         .filter_map(|route| route.device)
         .collect();
     let links = node.links().map_err(kernel("list links"))?;
-    let leaked: Vec<Change<'_>> = links
+    let leaked: Vec<&Link> = links
         .iter()
         .filter(|link| is_ours(link) && routed.contains(&link.index) && !keep.contains(&link.name))
-        .map(|link| Change::DeleteLink(link.into()))
         .collect();
-    missing_is_fine(node.apply(&leaked)).map_err(kernel("remove leaked links"))
+    if leaked.is_empty() { Ok(()) } else { remove_links(&mut node, &leaked) }
 }
 
 /// Whether an ADD would have what it needs.
-fn status(config: &NetworkConfig) -> Result<(), CniError> {
+pub(crate) fn status(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
     let not_ready = |error: CniError| CniError::NotReady { source: Box::new(error) };
     Netlink::open().map_err(|error| not_ready(kernel("reach the node's network")(error)))?;
-    let store =
-        Store::open(&config.data_dir, &config.name).map_err(|error| not_ready(error.into()))?;
-    let reserved = store.reservations().map_err(|error| not_ready(error.into()))?;
-    for set in &config.ranges {
-        let taken = reserved.iter().filter(|entry| set.gives(entry.address)).count();
-        if taken as u64 >= set.capacity() {
-            let ranges = set.to_string();
-            return Err(not_ready(IpamError::Exhausted { ranges, taken }.into()));
-        }
-    }
-    Ok(())
+    config.ipam()?.status(env, config).map_err(not_ready)
 }
 
 /// Made by this plugin: by kind, name and alias.
 fn is_ours(link: &Link) -> bool {
     link.kind.as_deref() == Some("veth")
         && link.name.starts_with(NODE_LINK_PREFIX)
-        && link.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX))
-}
-
-fn ensure(settings: &[(String, &str)]) -> Result<(), SysctlError> {
-    for (name, value) in settings {
-        sysctl::ensure(name, value)?;
-    }
-    Ok(())
-}
-
-fn kernel(step: &'static str) -> impl FnOnce(NetlinkError) -> CniError {
-    move |source| CniError::Kernel { step, source }
-}
-
-fn gone(link: &str) -> CniError {
-    let change = format!("ip link show {link}");
-    let refusal = link::kernel::Refusal { at: 0, change, errno: libc::ENODEV, text: None };
-    CniError::Kernel { step: "find the new link", source: NetlinkError::Refused(vec![refusal]) }
-}
-
-/// A removal of what is not there has done its work.
-fn missing_is_fine(removed: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
-    match removed {
-        Err(NetlinkError::Refused(refusals)) => {
-            let real: Vec<_> = refusals.into_iter().filter(|r| !r.is_missing()).collect();
-            if real.is_empty() { Ok(()) } else { Err(NetlinkError::Refused(real)) }
-        }
-        other => other,
-    }
-}
-
-fn one(mut errors: Vec<CniError>) -> CniError {
-    if errors.len() == 1 { errors.remove(0) } else { CniError::Several { errors } }
+        && has_our_alias(link)
 }

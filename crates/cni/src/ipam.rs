@@ -1,10 +1,20 @@
-//! Addresses for pods: host-local's ranges and host-local's files, so a node can change from the
-//! reference plugin to this one and back with its pods running.
+//! Addresses for pods. [`Ipam`] is where a configuration says they come from: one variant per
+//! `ipam.type`, each with the same five questions. A new source is a new variant and a file here.
+//!
+//! | `ipam.type` | where |
+//! |---|---|
+//! | `host-local` | [`HostLocal`]: the reference plugin's ranges and files, so a node can change from it to this and back with its pods running |
+//! | `static` | [`Static`]: what the configuration or the runtime says |
+//! | another | [`Delegate`]: a program of that name in `CNI_PATH` |
 //!
 //! [`RangeSet`] is pure: which addresses there are and in which order they are tried. [`Store`] is
-//! the directory, under its lock.
+//! host-local's directory, under its lock.
 
+mod delegate;
+mod fixed;
+mod host_local;
 mod ranges;
+mod resolv_conf;
 mod store;
 
 #[cfg(test)]
@@ -14,8 +24,165 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
+pub use delegate::Delegate;
+pub use fixed::Static;
+pub use host_local::HostLocal;
 pub use ranges::{Range, RangeConfig, RangeError, RangeSet};
 pub use store::{Reservation, Store};
+
+use crate::environment::{Command, Environment, Identity};
+use crate::result::AddResult;
+use crate::{CniError, NetworkConfig, SpecVersion};
+
+/// Where addresses come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ipam {
+    /// The reference plugin's ranges and files.
+    HostLocal(HostLocal),
+    /// Addresses written down.
+    Static(Static),
+    /// Another program.
+    Delegate(Delegate),
+}
+
+/// One question to a source: who asks, and what for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The variables.
+    pub env: &'a Environment,
+    /// The whole configuration.
+    pub config: &'a NetworkConfig,
+    /// For which attachment.
+    pub identity: &'a Identity,
+}
+
+impl Ipam {
+    /// Reads `ipam`; `None` when there is none, or its type is empty. `ranges` are the runtime's
+    /// (capability `ipRanges`) and come first.
+    ///
+    /// # Errors
+    /// [`CniError::Config`].
+    pub(crate) fn parse(
+        ipam: Option<&Value>,
+        ranges: Option<Vec<Vec<RangeConfig>>>,
+        version: SpecVersion,
+    ) -> Result<Option<Self>, CniError> {
+        let Some(ipam) = ipam.filter(|ipam| !ipam.is_null()) else { return Ok(None) };
+        if !ipam.is_object() {
+            let why = "is not an object".to_owned();
+            return Err(CniError::Config { field: "ipam", why });
+        }
+        match ipam.get("type").map(|kind| kind.as_str().ok_or(kind)) {
+            None | Some(Ok("")) => Ok(None),
+            Some(Ok("host-local")) => {
+                HostLocal::parse(ipam, ranges, version).map(|it| Some(Self::HostLocal(it)))
+            }
+            Some(Ok("static")) => Static::parse(ipam).map(|it| Some(Self::Static(it))),
+            Some(Ok(other)) => Delegate::parse(other).map(|it| Some(Self::Delegate(it))),
+            Some(Err(other)) => {
+                let why = format!("is {other}, not a name");
+                Err(CniError::Config { field: "ipam.type", why })
+            }
+        }
+    }
+
+    /// Addresses for one attachment: those it holds, those asked for, or the next free ones.
+    /// `first` says that nothing is left of an earlier try.
+    ///
+    /// # Errors
+    /// [`CniError`]; then nothing is reserved.
+    pub(crate) fn add(
+        &self,
+        ask: Ask<'_>,
+        wanted: &[IpAddr],
+        first: bool,
+    ) -> Result<AddResult, CniError> {
+        let given = match self {
+            Self::HostLocal(source) => source.add(ask, wanted, first)?,
+            Self::Static(source) => source.add(ask, wanted)?,
+            Self::Delegate(program) => program.add(ask)?,
+        };
+        if given.ips.is_empty() {
+            let why = "gives no address".to_owned();
+            return Err(CniError::Config { field: "ipam", why });
+        }
+        Ok(given)
+    }
+
+    /// Gives back what an attachment holds; nothing held is no error.
+    ///
+    /// # Errors
+    /// [`CniError`].
+    pub(crate) fn del(&self, ask: Ask<'_>) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal(source) => source.del(&ask.config.name, ask.identity),
+            Self::Static(_) => Ok(()),
+            Self::Delegate(program) => program.call(Command::Del, ask).map(drop),
+        }
+    }
+
+    /// Tells what differs from "exactly these addresses are this attachment's".
+    ///
+    /// # Errors
+    /// [`CniError`] when it cannot be told.
+    pub(crate) fn check(
+        &self,
+        ask: Ask<'_>,
+        addresses: &[IpAddr],
+    ) -> Result<Vec<String>, CniError> {
+        match self {
+            Self::HostLocal(source) => source.check(&ask.config.name, ask.identity, addresses),
+            Self::Static(source) => source.check(ask, addresses),
+            Self::Delegate(program) => program.call(Command::Check, ask).map(|_| Vec::new()),
+        }
+    }
+
+    /// Gives back what belongs to no valid attachment.
+    ///
+    /// # Errors
+    /// [`CniError`].
+    pub(crate) fn gc(
+        &self,
+        env: &Environment,
+        config: &NetworkConfig,
+        valid: &[Identity],
+    ) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal(source) => source.gc(&config.name, valid),
+            Self::Static(_) => Ok(()),
+            Self::Delegate(program) => {
+                let nobody = Identity::default();
+                program.call(Command::Gc, Ask { env, config, identity: &nobody }).map(drop)
+            }
+        }
+    }
+
+    /// Whether an ADD would get an address.
+    ///
+    /// # Errors
+    /// [`CniError`] when not.
+    pub(crate) fn status(&self, env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal(source) => source.status(&config.name),
+            Self::Static(_) => Ok(()),
+            Self::Delegate(program) => {
+                let nobody = Identity::default();
+                program.call(Command::Status, Ask { env, config, identity: &nobody }).map(drop)
+            }
+        }
+    }
+
+    /// Whether the source gives out that address; a source that cannot tell says yes.
+    pub(crate) fn gives(&self, ip: IpAddr) -> bool {
+        match self {
+            Self::HostLocal(source) => source.ranges.iter().any(|set| set.gives(ip)),
+            Self::Static(source) => source.gives(ip),
+            Self::Delegate(_) => true,
+        }
+    }
+}
 
 /// Why no address could be reserved or given back.
 #[derive(Debug, thiserror::Error)]

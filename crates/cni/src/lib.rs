@@ -1,30 +1,46 @@
-//! The CNI plugin: one pod joined to its node (CNI specification 1.1).
+//! The CNI plugins: pods joined to their node (CNI specification 0.1.0 to 1.1.0).
 //!
 //! [`main`] is the whole protocol: environment and configuration in, JSON result or JSON error and
-//! an exit code out. It blocks, starts no runtime and keeps no state but the files of [`ipam`] and
-//! what the kernel holds, so DEL works with everything else down. One file per plugin type:
-//! [`fairway`] is the veth attachment; the decision what a pod gets is the pure [`attachment`].
+//! an exit code out. It blocks, starts no runtime, executes nothing (but an address plugin that is a
+//! program of its own) and keeps no state but the files of [`ipam`], the records beside the rules
+//! ([`rules`]) and what the kernel holds, so DEL works with everything else down. One file per plugin
+//! type; the decision what a pod gets in `fairway` mode is the pure [`attachment`].
 //!
 //! It must not know the Kubernetes API; of Kubernetes it knows the names in `CNI_ARGS`.
 
 pub mod attachment;
+mod bandwidth;
+mod bridge;
 mod config;
 mod conflist;
 mod environment;
 mod error;
 pub mod fairway;
 mod gate;
+mod firewall;
+mod install;
 pub mod ipam;
+mod ipam_plugin;
+mod loopback;
+mod pair;
+mod plugin;
+mod portmap;
+mod ptp;
 mod result;
+pub mod rules;
+mod steps;
+mod tuning;
 mod version;
 
 use std::io::{Read, Write};
 
 pub use config::NetworkConfig;
-pub use conflist::{Conflist, conflist};
+pub use conflist::{Conflist, bridge_conflist, conflist};
 pub use environment::{Command, Environment, Identity};
 pub use error::CniError;
 pub use gate::{GATE_PATIENCE, GATE_SOCKET, GateRequest};
+pub use install::{InstallError, Installed, install};
+pub use plugin::Plugin;
 pub use result::{AddResult, ResultInterface, ResultIp, ResultRoute};
 pub use version::SpecVersion;
 
@@ -59,13 +75,11 @@ fn answer(env: &Environment, stdin: &[u8], version: &mut SpecVersion) -> Result<
     let since = match command {
         Command::Check => SpecVersion::V0_4_0,
         Command::Gc | Command::Status => SpecVersion::V1_1_0,
-        _ => SpecVersion::V0_3_0,
+        _ => SpecVersion::V0_1_0,
     };
     if *version < since {
         return Err(CniError::CommandTooNew { command: command.name(), version: *version, since });
     }
-    match config.plugin.as_str() {
-        "fairway" => fairway::run(command, env, &config),
-        other => Err(CniError::UnknownPlugin { plugin: other.to_owned() }),
-    }
+    let plugin = Plugin::choose(&env.program, &config.plugin)?;
+    plugin.run(command, env, &config)
 }

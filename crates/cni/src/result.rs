@@ -55,7 +55,10 @@ pub struct ResultRoute {
 
 impl AddResult {
     /// The result as that version prints it.
-    pub fn to_json(&self, version: SpecVersion) -> String {
+    ///
+    /// # Errors
+    /// [`CniError::Shape`] when that version cannot tell it.
+    pub fn to_json(&self, version: SpecVersion) -> Result<String, CniError> {
         let interface = |interface: &ResultInterface| {
             let mut map = Map::new();
             map.insert("name".to_owned(), json!(interface.name));
@@ -92,14 +95,46 @@ impl AddResult {
             }
             Value::Object(map)
         };
-        json!({
-            "cniVersion": version.as_str(),
-            "interfaces": self.interfaces.iter().map(interface).collect::<Vec<_>>(),
-            "ips": self.ips.iter().map(ip).collect::<Vec<_>>(),
-            "routes": self.routes.iter().map(route).collect::<Vec<_>>(),
-            "dns": self.dns.clone().unwrap_or_else(|| json!({})),
-        })
-        .to_string()
+        let mut map = Map::new();
+        map.insert("cniVersion".to_owned(), json!(version.as_str()));
+        let mut list = |name: &str, values: Vec<Value>| {
+            if !values.is_empty() {
+                map.insert(name.to_owned(), Value::Array(values));
+            }
+        };
+        if version < SpecVersion::V0_3_0 {
+            for (name, is_ipv4) in [("ip4", true), ("ip6", false)] {
+                if let Some(one) = self.of_family(is_ipv4, route) {
+                    map.insert(name.to_owned(), one);
+                }
+            }
+            // The shape of these versions has no place for an interface without an address.
+            if map.len() == 1 {
+                return Err(CniError::Shape { version });
+            }
+        } else {
+            list("interfaces", self.interfaces.iter().map(interface).collect());
+            list("ips", self.ips.iter().map(ip).collect());
+            list("routes", self.routes.iter().map(route).collect());
+        }
+        map.insert("dns".to_owned(), self.dns.clone().unwrap_or_else(|| json!({})));
+        Ok(pretty(&Value::Object(map)))
+    }
+
+    /// `ip4` and `ip6` of the versions before 0.3.0: the first address of a family with its routes.
+    fn of_family(&self, is_ipv4: bool, route: impl Fn(&ResultRoute) -> Value) -> Option<Value> {
+        let ip = self.ips.iter().find(|ip| ip.address.addr().is_ipv4() == is_ipv4)?;
+        let mut map = Map::new();
+        map.insert("ip".to_owned(), json!(ip.address.to_string()));
+        if let Some(gateway) = ip.gateway {
+            map.insert("gateway".to_owned(), json!(gateway.to_string()));
+        }
+        let routes = self.routes.iter().filter(|it| it.dst.addr().is_ipv4() == is_ipv4);
+        let routes: Vec<Value> = routes.map(route).collect();
+        if !routes.is_empty() {
+            map.insert("routes".to_owned(), Value::Array(routes));
+        }
+        Some(Value::Object(map))
     }
 
     /// Reads a `prevResult`, in any version's shape.
@@ -145,14 +180,58 @@ impl AddResult {
                 gateway: address(item, "gateway")?,
             });
         }
-        for item in list("routes")? {
-            result
-                .routes
-                .push(ResultRoute { dst: network(item, "dst")?, gw: address(item, "gw")? });
+        result.routes = ResultRoute::list(json.get("routes"), "prevResult")?;
+        // Before 0.3.0: one address per family, its routes inside.
+        for one in ["ip4", "ip6"].into_iter().filter_map(|key| json.get(key)) {
+            if one.is_null() {
+                continue;
+            }
+            result.ips.push(ResultIp {
+                interface: None,
+                address: network(one, "ip")?,
+                gateway: address(one, "gateway")?,
+            });
+            result.routes.extend(ResultRoute::list(one.get("routes"), "prevResult")?);
         }
         result.dns = json.get("dns").filter(|dns| !dns.is_null()).cloned();
         Ok(result)
     }
+}
+
+impl ResultRoute {
+    /// Reads a list of routes, as in results and in `ipam.routes`.
+    ///
+    /// # Errors
+    /// [`CniError::Config`] about `field`.
+    pub(crate) fn list(json: Option<&Value>, field: &'static str) -> Result<Vec<Self>, CniError> {
+        let wrong = |why: String| CniError::Config { field, why };
+        let items = match json {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(wrong("routes is not a list".to_owned())),
+        };
+        let route = |item: &Value| {
+            let dst = item.get("dst").and_then(Value::as_str).unwrap_or_default();
+            let dst: IpNet = dst
+                .parse()
+                .map_err(|_| wrong(format!("`{dst}` is no address with prefix length")))?;
+            let gw = item.get("gw").and_then(Value::as_str).filter(|gw| !gw.is_empty());
+            let parse = |gw: &str| gw.parse().map_err(|_| wrong(format!("`{gw}` is no address")));
+            Ok(Self { dst: dst.trunc(), gw: gw.map(parse).transpose()? })
+        };
+        items.iter().map(route).collect()
+    }
+}
+
+/// Indented by four, as the reference plugins print.
+fn pretty(json: &Value) -> String {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    // Writing JSON into memory does not fail.
+    drop(serde::Serialize::serialize(json, &mut serializer));
+    text.push(b'\n');
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn wrong(why: String) -> CniError {

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::{
-    Address, Bridge, BridgePort, Forwarding, LinkRef, LinkSettings, Neighbour, Route, Tunnel, Veth,
+    Address, Bridge, BridgePort, Forwarding, LinkEnd, LinkIndex, LinkRef, LinkSettings, Neighbour,
+    Redirect, Route, TokenBucket, Tunnel, Veth,
 };
 
 /// A change [`crate::kernel::Netlink::apply`] can make. `'fd` is the life of the namespaces it
@@ -20,6 +21,15 @@ pub enum Change<'fd> {
     SetLink(LinkRef, LinkSettings<'fd>),
     /// Changes the flags of a bridge port.
     SetBridgePort(LinkRef, BridgePort),
+    /// Makes an intermediate functional block, a link that sends what is redirected to it and gives it
+    /// back; refused when the name is taken.
+    AddIfb(LinkEnd, Option<u32>),
+    /// Holds a link to a rate, in place of what is at its root.
+    Shape(TokenBucket),
+    /// Makes the place where filters on what a link receives hang; refused when it is there.
+    OpenIngress(LinkIndex),
+    /// Sends what a link receives by another one; needs [`Change::OpenIngress`].
+    Redirect(Redirect),
     /// Removes a link (both ends, for a veth).
     DeleteLink(LinkRef),
     /// Adds an address; refused when the link has it.
@@ -100,6 +110,16 @@ impl fmt::Display for Change<'_> {
                 }
                 Ok(())
             }
+            Self::AddIfb(end, mtu) => {
+                write!(f, "ip link add {}", end.name)?;
+                if let Some(mtu) = mtu {
+                    write!(f, " mtu {mtu}")?;
+                }
+                f.write_str(" type ifb")
+            }
+            Self::Shape(bucket) => write!(f, "tc qdisc replace {bucket}"),
+            Self::OpenIngress(device) => write!(f, "tc qdisc add dev if{device} ingress"),
+            Self::Redirect(redirect) => write!(f, "tc filter add {redirect}"),
             Self::DeleteLink(link) => write!(f, "ip link del {link}"),
             Self::AddAddress(address) => write!(f, "ip addr add {address}"),
             Self::ReplaceAddress(address) => write!(f, "ip addr replace {address}"),
@@ -125,6 +145,16 @@ fn write_settings(settings: &LinkSettings<'_>, f: &mut fmt::Formatter<'_>) -> fm
     }
     if let Some(up) = settings.up {
         f.write_str(if up { " up" } else { " down" })?;
+    }
+    for (name, value) in
+        [("promisc", settings.promiscuous), ("allmulticast", settings.all_multicast)]
+    {
+        if let Some(on) = value {
+            write!(f, " {name} {}", if on { "on" } else { "off" })?;
+        }
+    }
+    if let Some(packets) = settings.tx_queue_len {
+        write!(f, " txqueuelen {packets}")?;
     }
     match settings.master {
         Some(0) => f.write_str(" nomaster")?,

@@ -5,8 +5,10 @@
 //! (NETLINK_GET_STRICT_CHK), refusals carry the kernel's own sentence (NETLINK_EXT_ACK).
 
 mod decode;
+mod detached;
 mod encode;
 mod socket;
+mod tc;
 mod watch;
 
 #[cfg(test)]
@@ -22,6 +24,7 @@ use std::net::IpAddr;
 
 use crate::{
     Address, Change, Forwarding, Link, LinkIndex, LinkRef, Namespace, Neighbour, Reach, Route,
+    TokenBucket,
 };
 use socket::Socket;
 pub use watch::{Watch, WatchGroups, Watched};
@@ -181,6 +184,22 @@ impl Netlink {
         Err(NetlinkError::Refused(named.collect()))
     }
 
+    /// Removes a link of the calling thread's namespace, both ends for a veth, and returns as soon as
+    /// nobody sees it any more. The kernel's housekeeping goes on after that, so this takes a tenth of
+    /// the time of [`Change::DeleteLink`]. For short-lived programs: each call leaves some 32 KiB.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`] when there is no such link or the kernel does not remove it.
+    pub fn remove_link(&mut self, link: &Link) -> Result<(), NetlinkError> {
+        match detached::remove(link.index)? {
+            None => Ok(()),
+            Some(errno) => {
+                let change = format!("ip link del {}", link.name);
+                Err(NetlinkError::Refused(vec![Refusal { at: 0, change, errno, text: None }]))
+            }
+        }
+    }
+
     /// The link, or `None` when there is none of that name or index.
     ///
     /// # Errors
@@ -284,6 +303,20 @@ impl Netlink {
             _ => None,
         });
         Ok(entries.filter(|entry| entry.device == device).collect())
+    }
+
+    /// The token bucket at the root of a link, if that is what it has.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] when the kernel cannot be asked.
+    pub fn token_bucket(&mut self, device: LinkIndex) -> Result<Option<TokenBucket>, NetlinkError> {
+        let messages = self.socket.dump("tc qdisc show", &tc::list(device))?;
+        Ok(messages.into_iter().find_map(|message| match message {
+            Message::NewQueueDiscipline(message) => {
+                tc::read_token_bucket(&message).filter(|bucket| bucket.device == device)
+            }
+            _ => None,
+        }))
     }
 
     /// The neighbours, of all links or of one.

@@ -30,6 +30,7 @@ pub mod namespace;
 mod neighbour;
 mod plan;
 mod route;
+mod shape;
 pub mod sysctl;
 mod tunnel;
 
@@ -41,6 +42,7 @@ pub use namespace::Namespace;
 pub use neighbour::{Neighbour, NeighbourState};
 pub use plan::{RoutePlan, diff_routes};
 pub use route::{ROUTE_TABLE_MAIN, Reach, Route, RouteKey, RouteKind};
+pub use shape::{Redirect, TokenBucket};
 pub use tunnel::{Forwarding, Tunnel, TunnelKind};
 
 /// The index the kernel knows a link by, unique within one namespace.

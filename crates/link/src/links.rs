@@ -60,6 +60,12 @@ pub struct Link {
     pub up: bool,
     /// Up and with carrier (IFF_LOWER_UP).
     pub carrier: bool,
+    /// Takes frames for anybody (IFF_PROMISC, as set by hand).
+    pub promiscuous: bool,
+    /// Takes all multicast frames (IFF_ALLMULTI, as set by hand).
+    pub all_multicast: bool,
+    /// Packets that may wait to be sent.
+    pub tx_queue_len: u32,
     /// Bridge or other controller it is a port of.
     pub master: Option<LinkIndex>,
     /// The other end of a veth: its index in *its* namespace.
@@ -184,6 +190,12 @@ pub struct LinkSettings<'fd> {
     pub mac: Option<MacAddr>,
     /// Alias; the empty string removes it.
     pub alias: Option<String>,
+    /// Whether it takes frames for anybody.
+    pub promiscuous: Option<bool>,
+    /// Whether it takes all multicast frames.
+    pub all_multicast: Option<bool>,
+    /// Packets that may wait to be sent.
+    pub tx_queue_len: Option<u32>,
     /// Moves the link to this namespace.
     pub namespace: Option<BorrowedFd<'fd>>,
     /// `Some(false)`: no automatic IPv6 link-local address (addrgenmode none).

@@ -254,6 +254,33 @@ impl AsFd for Namespace {
     }
 }
 
+/// The kernel's number of the calling thread's network namespace: never used twice until a reboot,
+/// unlike the inode (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// What the system says: an older kernel.
+#[allow(unsafe_code, reason = "one getsockopt(2) rustix has no function for")]
+pub fn cookie() -> io::Result<u64> {
+    let kind = rustix::net::SocketType::DGRAM;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
+    // SAFETY: the buffer is as long as `length` says, and both live until the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// asm-generic/socket.h.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// Starting a process inside a namespace.
 pub trait CommandInNamespace {
     /// The process enters `namespace` between fork and exec. The handle is duplicated: the

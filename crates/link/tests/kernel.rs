@@ -377,3 +377,55 @@ fn a_vxlan_link_is_told_as_it_was_asked_for_and_its_table_too() {
     });
     heard.unwrap().unwrap();
 }
+
+#[test]
+fn a_link_is_held_to_a_rate_both_ways() {
+    let Some(scratch) = Scratch::new() else { return };
+    let mut netlink = Netlink::in_namespace(&scratch.namespace).unwrap();
+    let veth = Veth::new(LinkEnd::named("near0"), LinkEnd::named("far0"));
+    netlink.apply(&[Change::AddVeth(veth), Change::AddIfb(LinkEnd::named("ifb9"), None)]).unwrap();
+    let near = netlink.link("near0").unwrap().unwrap().index;
+    let ifb = netlink.link("ifb9").unwrap().unwrap();
+    assert_eq!(ifb.kind.as_deref(), Some("ifb"));
+    let bucket = |device| link::TokenBucket { device, rate: 1_000_000, burst: 100_000 };
+    assert_eq!(netlink.token_bucket(near).unwrap(), None);
+    netlink
+        .apply(&[
+            Change::Shape(bucket(near)),
+            Change::Shape(bucket(ifb.index)),
+            Change::OpenIngress(near),
+            Change::Redirect(link::Redirect { from: near, to: ifb.index }),
+        ])
+        .unwrap();
+    assert_eq!(netlink.token_bucket(near).unwrap(), Some(bucket(near)));
+    assert_eq!(netlink.token_bucket(ifb.index).unwrap(), Some(bucket(ifb.index)));
+    let shown = |args: &[&str]| {
+        let mut command = std::process::Command::new("tc");
+        let output = command.args(args).in_namespace(&scratch.namespace).unwrap().output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let qdisc = shown(&["qdisc", "show", "dev", "near0"]);
+    assert!(qdisc.contains("qdisc tbf 1: root"), "{qdisc}");
+    assert!(qdisc.contains("rate 8Mbit burst 100000b lat 25ms"), "{qdisc}");
+    let filter = shown(&["filter", "show", "dev", "near0", "ingress"]);
+    assert!(filter.contains("mirred (Egress Redirect to device ifb9)"), "{filter}");
+}
+
+#[test]
+fn a_removed_link_is_gone_when_the_call_returns() {
+    let Some(scratch) = Scratch::new() else { return };
+    let gone = || {
+        let mut netlink = Netlink::open().unwrap();
+        for _ in 0..20 {
+            let veth = Veth::new(LinkEnd::named("near0"), LinkEnd::named("far0"));
+            netlink.apply(&[Change::AddVeth(veth)]).unwrap();
+            let near = netlink.link("near0").unwrap().unwrap();
+            netlink.remove_link(&near).unwrap();
+            assert!(netlink.link("near0").unwrap().is_none());
+            assert!(netlink.link("far0").unwrap().is_none());
+            let again = netlink.remove_link(&near).unwrap_err();
+            assert!(again.refusals()[0].is_missing(), "{again}");
+        }
+    };
+    scratch.namespace.run(gone).unwrap();
+}

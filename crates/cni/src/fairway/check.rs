@@ -6,29 +6,32 @@ use std::net::IpAddr;
 use link::kernel::Netlink;
 use link::{Link, MacAddr};
 
-use super::{is_ours, kernel};
+use super::{is_ours, owner, wanted};
 use crate::attachment::{self, NODE_MAC, ROUTE_PROTOCOL, node_link};
+use crate::bandwidth::{self, Limits};
 use crate::environment::{Environment, Identity};
-use crate::ipam::Store;
-use crate::{AddResult, CniError, NetworkConfig};
+use crate::ipam::Ask;
+use crate::steps::kernel;
+use crate::{AddResult, CniError, NetworkConfig, rules};
 
 pub(super) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
     let identity = env.identity()?;
     let namespace = env.namespace()?;
-    let Some(previous) = &config.previous else {
-        let why = "is missing; CHECK is given the result of ADD".to_owned();
-        return Err(CniError::Config { field: "prevResult", why });
-    };
+    let previous = config.previous()?;
     let addresses: Vec<IpAddr> = previous.ips.iter().map(|ip| ip.address.addr()).collect();
-    let mut differences = Vec::new();
-    check_store(config, &identity, &addresses, &mut differences)?;
+    let ask = Ask { env, config, identity: &identity };
+    let mut differences = config.ipam()?.check(ask, &addresses)?;
     let mac = mac_told(previous, &identity.ifname);
     if mac.is_none() {
         differences.push(format!("prevResult has no interface {}", identity.ifname));
     }
     let pod = namespace.visit(|| check_pod(&identity.ifname, mac, &addresses))?;
     differences.extend(pod?);
-    differences.extend(check_node(&node_link(&identity), mac, &addresses)?);
+    let name = node_link(&identity);
+    differences.extend(check_node(&name, mac, &addresses)?);
+    differences.extend(check_limits(config, &identity, &name)?);
+    let wanted = wanted(env, config, &name, previous)?;
+    differences.extend(rules::check(owner(config, &identity), &wanted)?);
     if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
 }
 
@@ -38,28 +41,17 @@ fn mac_told(previous: &AddResult, ifname: &str) -> Option<MacAddr> {
     interface.next()?.mac.parse().ok()
 }
 
-fn check_store(
+fn check_limits(
     config: &NetworkConfig,
     identity: &Identity,
-    addresses: &[IpAddr],
-    differences: &mut Vec<String>,
-) -> Result<(), CniError> {
-    let reserved = match Store::open_existing(&config.data_dir, &config.name)? {
-        Some(store) => store.reservations()?,
-        None => Vec::new(),
-    };
-    for address in addresses {
-        if !reserved.iter().any(|entry| entry.address == *address && entry.owner == *identity) {
-            differences.push(format!("address {address} is not reserved for this container"));
-        }
+    name: &str,
+) -> Result<Vec<String>, CniError> {
+    let limits = Limits::read(config)?;
+    let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
+    match node.link(name).map_err(kernel("look for the pod's link"))? {
+        Some(end) => bandwidth::differences(&mut node, &end, identity, limits),
+        None => Ok(Vec::new()),
     }
-    for entry in reserved.iter().filter(|entry| entry.owner == *identity) {
-        if !addresses.contains(&entry.address) {
-            differences
-                .push(format!("address {} is reserved but not in prevResult", entry.address));
-        }
-    }
-    Ok(())
 }
 
 fn check_link(link: &Link, mac: Option<MacAddr>, differences: &mut Vec<String>) {

@@ -184,6 +184,13 @@ impl RangeSet {
         self.ranges.iter().any(|range| range.holds(ip) && range.gateway != ip)
     }
 
+    /// The address with its subnet's prefix length, and its range's gateway; `None` for one this set
+    /// does not hold.
+    pub fn describe(&self, ip: IpAddr) -> Option<(IpNet, IpAddr)> {
+        let range = self.ranges.iter().find(|range| range.holds(ip))?;
+        Some((IpNet::new(ip, range.subnet.prefix_len()).ok()?, range.gateway))
+    }
+
     /// Whether the set's addresses are IPv4.
     pub fn is_ipv4(&self) -> bool {
         self.ranges.iter().any(|range| range.first.is_ipv4())

@@ -17,6 +17,9 @@ use crate::Identity;
 /// The name a reservation is written under before it counts.
 const UNFINISHED: &str = ".unfinished";
 
+/// The address given last, by the name it had up to the plugins' version 0.5.
+const LAST_OLD_NAME: &str = "last_reserved_ip";
+
 /// One reserved address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
@@ -236,6 +239,11 @@ impl Store {
         fs::write(&unfinished, text).map_err(failed("write", &unfinished))?;
         fs::rename(&unfinished, &path).map_err(failed("create", &path))?;
         let last = self.directory.join(format!("last_reserved_ip.{set}"));
+        if set == 0 && !last.exists() {
+            // The name it had before there were sets, which people still look at.
+            let old_name = self.directory.join(LAST_OLD_NAME);
+            drop(std::os::unix::fs::symlink("last_reserved_ip.0", old_name));
+        }
         overwrite(&last, &address.to_string()).map_err(failed("write", &last))
     }
 

@@ -99,6 +99,7 @@ impl World {
             netns: namespace.path().display().to_string(),
             ifname: "eth0".to_owned(),
             args: format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}"),
+            ..Environment::default()
         };
         (namespace, env)
     }

@@ -21,8 +21,8 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::NetlinkError;
 use super::socket::Request;
+use super::{NetlinkError, tc};
 use crate::namespace::raw;
 use crate::{
     Address, AddressScope, Bridge, BridgePort, Change, Dad, Forwarding, LinkEnd, LinkIndex,
@@ -47,6 +47,14 @@ pub(super) fn change(change: &Change<'_>) -> Result<Request, NetlinkError> {
         Change::SetBridgePort(link, port) => {
             (Message::NewLink(set_port(link, port).map_err(invalid)?), 0)
         }
+        Change::AddIfb(end, mtu) => {
+            let mut message = self::end(end, *mtu).map_err(invalid)?;
+            message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
+            (Message::NewLink(message), ADD)
+        }
+        Change::Shape(bucket) => (tc::token_bucket(bucket), REPLACE),
+        Change::OpenIngress(device) => (tc::ingress(*device), ADD),
+        Change::Redirect(redirect) => (tc::redirect(redirect), ADD),
         Change::DeleteLink(link) => (Message::DelLink(select(link).map_err(invalid)?), 0),
         Change::AddAddress(address) => (Message::NewAddress(self::address(address)), ADD),
         Change::ReplaceAddress(address) => (Message::NewAddress(self::address(address)), REPLACE),
@@ -175,13 +183,21 @@ fn set_link(link: &LinkRef, settings: &LinkSettings<'_>) -> Result<LinkMessage, 
         }
         message.attributes.push(LinkAttribute::IfName(name.clone()));
     }
-    if let Some(up) = settings.up {
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    let flags = [
+        (LinkFlags::Up, settings.up),
+        (LinkFlags::Promisc, settings.promiscuous),
+        (LinkFlags::Allmulti, settings.all_multicast),
+    ];
+    for (flag, on) in flags {
+        if let Some(on) = on {
+            message.header.change_mask |= flag;
+            message.header.flags.set(flag, on);
+        }
     }
     let attributes = &mut message.attributes;
     attributes.extend(settings.master.map(LinkAttribute::Controller));
     attributes.extend(settings.mtu.map(LinkAttribute::Mtu));
+    attributes.extend(settings.tx_queue_len.map(LinkAttribute::TxQueueLen));
     attributes.extend(settings.mac.map(mac));
     if let Some(alias) = &settings.alias {
         if alias.len() > 255 {
