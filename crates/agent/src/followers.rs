@@ -172,6 +172,9 @@ impl Followers {
 
     /// The agent stops.
     pub(crate) async fn finish(&mut self, snapshot: &Snapshot) {
+        if let Some(names) = &mut self.names {
+            names.finish().await;
+        }
         if self.disk.is_none() {
             self.store.finish(snapshot, LAST_WRITE).await;
         }

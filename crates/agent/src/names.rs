@@ -3,6 +3,8 @@
 //! A change of the facts takes names away before its commit and adds them after it. So an answer names no cluster address
 //! this node has not programmed, even while Services come and go.
 
+mod local;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -16,6 +18,11 @@ use model::{Change, Family, NodeName, ServiceKey, Snapshot};
 
 /// Where the servers of a node without a Corefile are named.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// How long questions on their way are waited for when the agent stops.
+const LAST: Duration = Duration::from_millis(50);
+/// How long upstreams are waited for then.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// How a node answers DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +49,7 @@ pub(crate) struct Names {
     pending: Option<Patch>,
     /// Where it answers.
     addresses: Vec<SocketAddr>,
+    local: local::Local,
     reload: Option<(Duration, tokio::time::Instant, Option<SystemTime>)>,
 }
 
@@ -60,6 +68,7 @@ impl Names {
             config,
             pending: None,
             addresses: Vec::new(),
+            local: local::Local::default(),
             reload: None,
         };
         names.reload = names.next_reload();
@@ -95,20 +104,38 @@ impl Names {
         let own = self.own_addresses(snapshot);
         let ports = self.config.ports();
         let of_service = own.iter().flat_map(|ip| ports.iter().map(|port| (*ip, *port).into()));
+        let of_service: Vec<SocketAddr> = of_service.collect();
         let wanted: BTreeSet<SocketAddr> =
-            of_service.chain(self.settings.listen.iter().copied()).collect();
+            of_service.iter().chain(&self.settings.listen).copied().collect();
         let wanted: Vec<SocketAddr> = wanted.into_iter().collect();
         if wanted == self.addresses || !self.server.is_ready() {
             return;
         }
         self.config.set_own(&own);
         self.server.reconfigure(self.config.clone());
-        match self.server.listen(&wanted) {
-            Ok(()) => {
-                tracing::info!(addresses = ?wanted, "answering DNS");
-                self.addresses = wanted;
+        // The sockets are there before a packet comes to them.
+        let is_here = match self.server.listen(&wanted) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "DNS");
+                !of_service.contains(&error.address)
             }
-            Err(error) => tracing::warn!(%error, "DNS"),
+        };
+        match self.local.answer(if is_here { &of_service } else { &[] }) {
+            Ok(()) => tracing::info!(addresses = ?wanted, "answering DNS"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "DNS"),
+        }
+        self.addresses = wanted;
+    }
+
+    /// Other nodes answer from now on; what was asked here already is answered still.
+    pub(crate) async fn finish(&mut self) {
+        self.local.leave();
+        // Questions that passed the rules before they went are in the sockets by then.
+        tokio::time::sleep(LAST).await;
+        let until = tokio::time::Instant::now() + LONGEST;
+        while self.server.waiting() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(LAST).await;
         }
     }
 

@@ -315,6 +315,15 @@ impl Facts {
                 }
             }
         }
+        for (key, next) in &patch.pods {
+            let Some(old) = self.pods.get(key) else { continue };
+            let stays =
+                |address: &&IpAddr| next.as_ref().is_some_and(|next| next.0.contains(address));
+            let kept: Box<[IpAddr]> = old.0.iter().filter(stays).copied().collect();
+            if kept != old.0 {
+                self.put_pod(key, (!kept.is_empty()).then_some(Addresses(kept)));
+            }
+        }
         if patch.whole {
             let named: BTreeSet<&ServiceKey> = patch.services.iter().map(|(key, _)| key).collect();
             let known = self.services.keys().filter(|key| !named.contains(key));

@@ -1,6 +1,7 @@
 //! Cluster DNS.
 
 pub mod cache;
+pub mod client;
 pub mod config;
 pub mod corefile;
 pub mod facts;

@@ -108,6 +108,10 @@ pub fn read(question: &Question, bytes: &[u8]) -> Result<Said, BadAnswer> {
     if !question.is_answered_by(bytes) {
         return Err(BadAnswer::Unasked);
     }
+    // The case drawn by lot has done its work; names point back to it, and it would be seen in them.
+    let mut bytes = bytes.to_vec();
+    bytes[HEADER..HEADER + question.name.len()].make_ascii_lowercase();
+    let bytes = bytes.as_slice();
     let message = Message::from_octets(bytes).map_err(|_| BadAnswer::Malformed)?;
     let header = message.header();
     if header.opcode() != Opcode::QUERY {

@@ -479,6 +479,11 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// Whether a route has an address delivered here, as that of the cluster's DNS is.
+pub(crate) fn is_own_address(route: &Route) -> bool {
+    route.protocol == ROUTE_PROTOCOL && route.kind == RouteKind::Local
+}
+
 /// Whether a route belongs to a pod, not to the fabric: one address, straight out of a link. The
 /// CNI plugin makes these under the same protocol number, and they go with the pod's link.
 pub fn is_pod_route(route: &Route) -> bool {

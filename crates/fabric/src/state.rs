@@ -9,7 +9,7 @@ use link::{
 };
 
 use crate::FabricPlan;
-use crate::plan::is_pod_route;
+use crate::plan::{is_own_address, is_pod_route};
 use crate::tunnel::{TUNNEL_ALIAS, TunnelId, TunnelPlan};
 
 /// What hangs on one tunnel link.
@@ -141,6 +141,10 @@ pub fn diff(
     tunnels: &BTreeMap<TunnelId, LinkIndex>,
     listed: &[Route],
 ) -> Vec<Change<'static>> {
-    let ours: Vec<Route> = listed.iter().filter(|route| !is_pod_route(route)).cloned().collect();
+    let ours: Vec<Route> = listed
+        .iter()
+        .filter(|route| !is_pod_route(route) && !is_own_address(route))
+        .cloned()
+        .collect();
     diff_routes(&plan.routes_with(tunnels), &ours)
 }

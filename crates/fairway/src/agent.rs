@@ -63,6 +63,9 @@ fn config(
     let mut services = settings.map(ServiceSettings::from).unwrap_or_default();
     services.plan.service_cidrs = options.service_cidr;
     let left = |part| options.without.contains(&part);
+    if options.dns {
+        services.plan.own_endpoints = options.dns_listen.clone();
+    }
     let dns = options.dns.then(|| DnsSettings {
         service: options.dns_service,
         listen: options.dns_listen,

@@ -1,5 +1,6 @@
 //! What may be typed. Names, defaults and help live here and nowhere else.
 
+mod dns;
 mod node;
 mod observe;
 mod policy;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::exec::Target;
 use lab::layout::LabName;
 
+pub(crate) use dns::{DnsCommand, QueryOptions, TopOptions};
 pub(crate) use node::{AdoptCommand, AdoptOptions, CleanupOptions, PreflightOptions};
 pub(crate) use observe::{DiffOptions, ServiceCommand, WhichNode};
 pub(crate) use policy::PolicyCommand;
@@ -53,6 +55,11 @@ pub(crate) enum Command {
     },
     /// What the agent would change in the kernel right now.
     Diff(DiffOptions),
+    /// What names are, and who asks for them.
+    Dns {
+        #[command(subcommand)]
+        command: DnsCommand,
+    },
     /// Whether this node can run Fairway.
     Preflight(PreflightOptions),
     /// Take over from another Service proxy.

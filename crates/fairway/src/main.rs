@@ -6,6 +6,7 @@
 
 mod agent;
 mod arguments;
+mod dns;
 mod lab;
 mod node;
 mod policy;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Service { command } => service::run(command),
         Command::Policy { command } => policy::run(command),
         Command::Diff(options) => service::diff(&options),
+        Command::Dns { command } => dns::run(command),
         Command::Preflight(options) => node::preflight(&options),
         Command::Adopt { command } => node::adopt(command),
         Command::Cleanup(options) => node::cleanup(&options),

@@ -61,6 +61,8 @@ pub(crate) struct Context<'a> {
     pub(crate) claims: &'a Claims,
     pub(crate) node: &'a NodeName,
     pub(crate) facts: Option<&'a NodeFacts>,
+    /// Where this agent listens as an endpoint.
+    pub(crate) own: &'a [SocketAddr],
 }
 
 /// Gives the slots one side of a frontend had.
@@ -92,12 +94,16 @@ pub(crate) fn compile(
         if frontends.is_empty() {
             continue;
         }
-        let endpoints = context.snapshot.endpoints(
+        let mut endpoints = context.snapshot.endpoints(
             &service.key,
             &wanted.port.name,
             wanted.port.protocol,
             wanted.family,
         );
+        let is_own = |endpoint: &model::Endpoint<'_>| context.own.contains(&endpoint.address);
+        if !context.own.is_empty() && !endpoints.iter().all(is_own) {
+            endpoints.retain(|endpoint| !is_own(endpoint));
+        }
         let mut port = PlannedPort {
             frontends: frontends.into(),
             internal: service.internal_policy,

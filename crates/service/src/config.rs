@@ -1,5 +1,7 @@
 //! What the planner is told once.
 
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 
 /// The mark bit kube-proxy uses, and other software knows.
@@ -50,6 +52,9 @@ pub struct Config {
     pub localhost_node_ports: bool,
     /// Ranges of cluster addresses, besides those of ServiceCIDR objects.
     pub service_cidrs: Vec<IpNet>,
+    /// Where this agent itself listens as an endpoint of Services, such as the cluster's DNS: its own node does without it
+    /// where there are others, for it goes there only while the agent does not answer.
+    pub own_endpoints: Vec<SocketAddr>,
 }
 
 impl Default for Config {
@@ -62,6 +67,7 @@ impl Default for Config {
             node_port_addresses: NodePortAddresses::default(),
             localhost_node_ports: false,
             service_cidrs: Vec::new(),
+            own_endpoints: Vec::new(),
         }
     }
 }

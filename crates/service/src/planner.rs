@@ -275,6 +275,7 @@ impl Planner {
             snapshot,
             claims: &self.claims,
             node: &self.node,
+            own: &self.config.own_endpoints,
             facts: self.facts.as_ref(),
         };
         compile::compile(&context, service, prior, reports)

@@ -116,15 +116,20 @@ fn finish(lines: &mut Vec<Line>, number: usize, tokens: &mut Vec<Token>) {
     }
 }
 
+/// A variable's value is not looked at again.
 fn variables(word: &str, world: &dyn World) -> String {
     let mut out = word.to_owned();
     for (begin, end) in [("{$", "}"), ("{%", "%}")] {
-        while let Some(at) = out.find(begin) {
-            let Some(length) = out[at..].find(end) else { break };
-            let name = out[at + begin.len()..at + length].to_owned();
-            let value = world.variable(&name).unwrap_or_default();
-            out.replace_range(at..at + length + end.len(), &value);
+        let text = std::mem::take(&mut out);
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once(begin)
+            && let Some((name, after)) = after.split_once(end)
+        {
+            out.push_str(before);
+            out.push_str(&world.variable(name).unwrap_or_default());
+            rest = after;
         }
+        out.push_str(rest);
     }
     out
 }

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -103,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) tops: Tops,
     pub(crate) limiter: Limiter,
     jobs: mpsc::Sender<Job>,
+    /// Questions `dns-io` has not answered yet.
+    waiting: AtomicUsize,
     secret: RandomState,
     started: Instant,
     stopping: AtomicBool,
@@ -187,7 +189,7 @@ impl Shared {
                         ask: ask.clone(),
                         from: Asking::Nobody,
                     };
-                    if self.jobs.try_send(job).is_err() {
+                    if self.hand_over(job).is_err() {
                         let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
                         cache.renewed(&ask.key);
                     }
@@ -258,7 +260,9 @@ impl Shared {
     pub(crate) fn hand_over(&self, job: Job) -> Result<(), Job> {
         self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
-        })
+        })?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -267,6 +271,7 @@ impl Shared {
 
     /// Answers somebody who waited.
     pub(crate) fn deliver(&self, job: Job, said: &Reply, age: u32) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         let reply = job.ask.finish(said, age);
         match job.from {
             Asking::Nobody => {}
@@ -355,6 +360,7 @@ impl Server {
             tops: Tops::new(),
             limiter: Limiter::new(settings.per_client),
             jobs,
+            waiting: AtomicUsize::new(0),
             secret: RandomState::new(),
             started: Instant::now(),
             stopping: AtomicBool::new(false),
@@ -418,6 +424,12 @@ impl Server {
     /// Tells what is so: after the kernel does it.
     pub fn publish(&self, patch: Patch) {
         self.shared.facts.write().unwrap_or_else(PoisonError::into_inner).publish(patch);
+    }
+
+    /// How many questions wait for upstreams.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether it knows the cluster, so that its answers are true.

@@ -16,6 +16,7 @@ use crate::{
 pub struct Netlink {
     pub(super) socket: Socket,
     sequence: u32,
+    owning: bool,
 }
 
 impl Netlink {
@@ -24,7 +25,16 @@ impl Netlink {
     /// # Errors
     /// What the kernel says: no netfilter netlink (`EPROTONOSUPPORT`), out of descriptors.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: Socket::open()?, sequence: 0 })
+        Ok(Self { socket: Socket::open()?, sequence: 0, owning: false })
+    }
+
+    /// The same; the tables made by it are its own (`flags owner`, Linux 5.12): nobody else can change them, and they go
+    /// with the socket, even when the process is killed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn owning() -> io::Result<Self> {
+        Ok(Self { owning: true, ..Self::open()? })
     }
 
     /// The netlink port of this socket; [`super::Watch::ignore`] it to see only what others do.
@@ -109,7 +119,7 @@ impl Kernel for Netlink {
             return Ok(Committed::default());
         }
         let first = self.sequence.wrapping_add(1);
-        let batch = encode(transaction, first).map_err(|(op, source)| {
+        let batch = encode(transaction, first, self.owning).map_err(|(op, source)| {
             let chain = match &transaction.ops[op] {
                 Op::AddRule { chain, .. } => chain.to_string(),
                 _ => String::new(),

@@ -38,11 +38,16 @@ pub(crate) struct Sent {
 ///
 /// # Errors
 /// The operation with a rule that cannot be said, and why.
-pub(crate) fn encode(transaction: &Transaction, begin: u32) -> Result<Batch, (usize, RuleError)> {
+pub(crate) fn encode(
+    transaction: &Transaction,
+    begin: u32,
+    owned: bool,
+) -> Result<Batch, (usize, RuleError)> {
     let mut batch = Encoder {
         w: Writer { bytes: Vec::with_capacity(transaction.len() * 72 + 4096) },
         transaction,
         begin,
+        table_flags: if owned { number::TABLE_OWNER } else { 0 },
         messages: Vec::new(),
         op: 0,
         first_element: 0,
@@ -69,6 +74,7 @@ struct Encoder<'a> {
     w: Writer,
     transaction: &'a Transaction,
     begin: u32,
+    table_flags: u32,
     messages: Vec<Sent>,
     op: usize,
     first_element: usize,
@@ -103,7 +109,7 @@ impl Encoder<'_> {
         match op {
             Op::AddTable { comment, dormant } => {
                 let open = self.open(number::NEWTABLE, NLM_F_CREATE);
-                self.w.u32(2, (*dormant).into());
+                self.w.u32(2, u32::from(*dormant) | self.table_flags);
                 if let Some(comment) = comment {
                     self.w.bytes(6, &userdata::comment(comment));
                 }

@@ -28,6 +28,8 @@ pub(crate) mod number {
     pub(crate) const SUBSYS_CTNETLINK: u16 = 1;
     pub(crate) const SUBSYS_NFTABLES: u16 = 10;
 
+    pub(crate) const TABLE_OWNER: u32 = 0x2;
+
     pub(crate) const NEWTABLE: u16 = 0;
     pub(crate) const GETTABLE: u16 = 1;
     pub(crate) const DELTABLE: u16 = 2;
