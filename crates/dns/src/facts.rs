@@ -157,6 +157,7 @@ impl Equivalent<ObjectKey> for Wanted<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Holders {
     One(ObjectKey),
+    #[expect(clippy::box_collection, reason = "few have several; the others stay small")]
     Many(Box<BTreeSet<ObjectKey>>),
 }
 

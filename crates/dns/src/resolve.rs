@@ -21,7 +21,7 @@ pub enum Step {
     /// This is the answer.
     Reply(Reply),
     /// An upstream must say.
-    Ask(Ask),
+    Ask(Box<Ask>),
 }
 
 /// What an upstream is to be asked, and what its answer is part of.
@@ -172,7 +172,7 @@ impl Way<'_> {
             (!is_excepted).then_some((at, above))
         });
         match fitting.min_by_key(|(_, above)| *above) {
-            Some((forward, _)) => Step::Ask(Ask {
+            Some((forward, _)) => Step::Ask(Box::new(Ask {
                 block: self.at,
                 forward,
                 key: Key::of(self.query, name.lower(), kind),
@@ -180,7 +180,7 @@ impl Way<'_> {
                 kind,
                 before,
                 instead,
-            }),
+            })),
             // A chain that leads where nobody answers is still an answer.
             None if !before.is_empty() => {
                 Step::Reply(Reply { authoritative: true, answers: before, ..Reply::default() })

@@ -296,15 +296,14 @@ impl Kubernetes {
             return Found::Nothing;
         }
         let namespace = name.text(last - 1);
-        if !facts.has_namespace(namespace) {
-            return Found::Nothing;
-        }
-        if last == 1 {
+        if last == 1 && facts.has_namespace(namespace) {
             return Found::Records(Vec::new(), Vec::new());
         }
         let address = (last == 2).then(|| dashed(name.text(0))).flatten();
-        let known =
-            |address| self.pods == PodRecords::Insecure || facts.has_pod(namespace, address);
+        let known = |address| match self.pods {
+            PodRecords::Insecure => facts.has_namespace(namespace),
+            _ => facts.has_pod(namespace, address),
+        };
         match address.filter(|address| known(*address)) {
             Some(address) => Found::Records(vec![self.own(Data::address(address))], Vec::new()),
             None => Found::Nothing,

@@ -23,13 +23,16 @@ const IDLE: usize = 8;
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// A connection to which upstream, unused since when.
+type Idle = (usize, Instant, Box<dyn Stream>);
+
 /// The upstreams of one `forward` at work.
 pub(crate) struct Upstreams {
     forward: Forward,
     health: Mutex<Health>,
     waiting: std::sync::atomic::AtomicUsize,
     tls: Mutex<Option<Arc<rustls::ClientConfig>>>,
-    idle: Mutex<Vec<(usize, Instant, Box<dyn Stream>)>>,
+    idle: Mutex<Vec<Idle>>,
 }
 
 /// Why there is no answer.

@@ -29,12 +29,12 @@ pub(super) enum Control {
 type Asked = (usize, usize, usize, Key);
 
 /// Those who wait for the same answer.
-type Waiting = Arc<Mutex<HashMap<Asked, Vec<Job>>>>;
+type Waiting = Arc<Mutex<HashMap<Asked, Vec<Box<Job>>>>>;
 
 /// Runs until told to stop.
 pub(super) fn run(
     shared: &Arc<Shared>,
-    mut jobs: mpsc::Receiver<Job>,
+    mut jobs: mpsc::Receiver<Box<Job>>,
     mut orders: mpsc::Receiver<Control>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -87,7 +87,7 @@ fn listener(socket: &OwnedFd) -> std::io::Result<TcpListener> {
 }
 
 /// Asks, or waits with those who asked before.
-fn start(shared: &Arc<Shared>, waiting: &Waiting, job: Job) {
+fn start(shared: &Arc<Shared>, waiting: &Waiting, job: Box<Job>) {
     let ask = &job.ask;
     let of = Arc::as_ptr(&job.running) as usize;
     let asked: Asked = (of, ask.block, ask.forward, ask.key.clone());

@@ -17,6 +17,7 @@ mod sys;
 mod udp;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -102,7 +103,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) tops: Tops,
     pub(crate) limiter: Limiter,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Box<Job>>,
     /// Questions `dns-io` has not answered yet.
     waiting: AtomicUsize,
     secret: RandomState,
@@ -124,7 +125,7 @@ struct Sockets {
 pub(crate) struct Job {
     pub(crate) running: Arc<Running>,
     pub(crate) query: Query,
-    pub(crate) ask: Ask,
+    pub(crate) ask: Box<Ask>,
     pub(crate) from: Asking,
 }
 
@@ -146,10 +147,9 @@ pub(crate) enum Carrier {
 }
 
 /// What becomes of a question.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack for one question")]
 pub(crate) enum Outcome {
     Reply(Reply),
-    Wait(Ask),
+    Wait(Box<Ask>),
 }
 
 impl Shared {
@@ -183,12 +183,12 @@ impl Shared {
             Some(hit) if !(hit.stale && verify) => {
                 let reply = ask.finish(&hit.reply, hit.age);
                 if hit.renew {
-                    let job = Job {
+                    let job = Box::new(Job {
                         running: running.clone(),
                         query: query.clone(),
                         ask: ask.clone(),
                         from: Asking::Nobody,
-                    };
+                    });
                     if self.hand_over(job).is_err() {
                         let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
                         cache.renewed(&ask.key);
@@ -257,7 +257,7 @@ impl Shared {
     }
 
     /// Gives a job to `dns-io`; gives it back when there is no room.
-    pub(crate) fn hand_over(&self, job: Job) -> Result<(), Job> {
+    pub(crate) fn hand_over(&self, job: Box<Job>) -> Result<(), Box<Job>> {
         self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
         })?;
@@ -270,7 +270,7 @@ impl Shared {
     }
 
     /// Answers somebody who waited.
-    pub(crate) fn deliver(&self, job: Job, said: &Reply, age: u32) {
+    pub(crate) fn deliver(&self, job: Box<Job>, said: &Reply, age: u32) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let reply = job.ask.finish(said, age);
         match job.from {
@@ -389,16 +389,20 @@ impl Server {
         sockets.tcp.retain(|address, _| addresses.contains(address));
         for &address in addresses {
             let cannot = |source| ListenError { address, source };
-            if !sockets.udp.contains_key(&address) {
+            if let Entry::Vacant(vacant) = sockets.udp.entry(address) {
                 let all = (0..self.udp_threads).map(|_| sys::udp(address).map(Arc::new));
                 match all.collect::<std::io::Result<Vec<_>>>() {
-                    Ok(all) => drop(sockets.udp.insert(address, all)),
+                    Ok(all) => {
+                        vacant.insert(all);
+                    }
                     Err(source) => drop(failed.get_or_insert(cannot(source))),
                 }
             }
-            if !sockets.tcp.contains_key(&address) {
+            if let Entry::Vacant(vacant) = sockets.tcp.entry(address) {
                 match sys::tcp(address) {
-                    Ok(listener) => drop(sockets.tcp.insert(address, Arc::new(listener))),
+                    Ok(listener) => {
+                        vacant.insert(Arc::new(listener));
+                    }
                     Err(source) => drop(failed.get_or_insert(cannot(source))),
                 }
             }

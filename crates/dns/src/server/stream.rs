@@ -99,7 +99,7 @@ async fn serve(
                 let (answer, waiting) = oneshot::channel();
                 let block = Some(ask.block);
                 let from = Asking::Tcp { answer };
-                let job = Job { running, query: query.clone(), ask, from };
+                let job = Box::new(Job { running, query: query.clone(), ask, from });
                 if shared.hand_over(job).is_err() {
                     place.send(finish.write(block, &query, &failure()));
                     continue;

@@ -228,9 +228,9 @@ impl Batch {
             )
         })?;
         let count = usize::try_from(count).unwrap_or(0);
-        for at in 0..count {
-            self.lengths[at] = (heads[at].msg_len as usize).min(QUERY);
-            self.from[at].length = heads[at].msg_hdr.msg_namelen;
+        for (at, head) in heads.iter().enumerate().take(count) {
+            self.lengths[at] = (head.msg_len as usize).min(QUERY);
+            self.from[at].length = head.msg_hdr.msg_namelen;
             self.answers[at].clear();
         }
         Ok(count)

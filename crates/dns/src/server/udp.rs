@@ -109,7 +109,7 @@ fn one(
         Outcome::Reply(reply) => reply,
         Outcome::Wait(ask) => {
             let from = Asking::Udp { socket: socket.clone(), client, port: *port, since };
-            let job = Job { running: running.clone(), query: query.clone(), ask, from };
+            let job = Box::new(Job { running: running.clone(), query: query.clone(), ask, from });
             match shared.hand_over(job) {
                 Ok(()) => return,
                 Err(_) => crate::reply::failure(),
