@@ -75,6 +75,7 @@ fn event(report: &Report, node: &str) -> Event {
         | Kind::Pod
         | Kind::Namespace
         | Kind::NetworkPolicy
+        | Kind::ClusterNetworkPolicy
         | Kind::Pool
         | Kind::Block => report.object.uid.map(|uid| uid.to_string()),
     };

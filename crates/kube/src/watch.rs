@@ -13,7 +13,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use model::convert::{AddressBlock, IpPool};
+use model::convert::{AddressBlock, ClusterNetworkPolicy, IpPool};
 use model::{Event, Kind, NodeFacts, ObjectKey, ObjectRef, Parsed, Report, Severity, Uid, Update};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -98,6 +98,12 @@ pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
         Kind::NetworkPolicy,
         Event::NetworkPolicy,
     ));
+    tasks.spawn(follow::<ClusterNetworkPolicy, model::ClusterPolicy>(
+        client.clone(),
+        sink.clone(),
+        Kind::ClusterNetworkPolicy,
+        Event::ClusterPolicy,
+    ));
     Watches { _tasks: tasks }
 }
 
@@ -122,7 +128,7 @@ pub fn watch_pools(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
 
 /// Whether a server may not have the kind.
 fn is_optional(kind: Kind) -> bool {
-    matches!(kind, Kind::ServiceCidr | Kind::Pool | Kind::Block)
+    matches!(kind, Kind::ServiceCidr | Kind::Pool | Kind::Block | Kind::ClusterNetworkPolicy)
 }
 
 /// Follows one kind until the receiver is gone.

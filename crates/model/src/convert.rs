@@ -1,6 +1,7 @@
 //! API objects to model values. A bad part costs that part and yields a [`Report`]; only an object that means nothing at
 //! all (no name, no readable address type) is an error. Nothing here panics on any object.
 
+mod cluster_policy;
 mod node;
 mod pod;
 mod policy;
@@ -19,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{Kind, Labels, ObjectKey, ObjectRef, Report, Severity, Uid};
 
+pub use cluster_policy::ClusterNetworkPolicy;
 pub use pool::{AddressBlock, AddressBlockSpec, IpPool, IpPoolSpec, LentPart};
 
 /// A value and what had to be left out of it.

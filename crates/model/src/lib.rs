@@ -13,6 +13,7 @@
 //! ```
 
 mod balance;
+mod cluster_policy;
 pub mod convert;
 mod endpoints;
 mod key;
@@ -28,6 +29,9 @@ mod service_cidr;
 mod snapshot;
 
 pub use balance::{BALANCE_ANNOTATION, Balance, EndpointMatch, WEIGHTS_ANNOTATION, WeightRule};
+pub use cluster_policy::{
+    ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, PolicyAction, PolicyTier,
+};
 pub use convert::Parsed;
 pub use endpoints::{
     AddressType, Conditions, Endpoint, EndpointSlice, Hints, SliceEndpoint, SlicePort,

@@ -22,6 +22,8 @@ pub enum Kind {
     Namespace,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
     /// `crd.projectcalico.org/v1` IPPool.
     Pool,
     /// `fairway.dev/v1` AddressBlock.
@@ -40,6 +42,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::Pool => "IPPool",
             Self::Block => "AddressBlock",
         }
@@ -51,6 +54,7 @@ impl Kind {
         match self {
             Self::Service | Self::Node | Self::Pod | Self::Namespace => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
             Self::ServiceCidr | Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::Pool => "crd.projectcalico.org/v1",
             Self::Block => "fairway.dev/v1",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::endpoints::merge;
 use crate::{
-    Block, Endpoint, EndpointSlice, Family, Namespace, NetworkPolicy, NodeFacts, NodeName,
-    ObjectKey, Pod, Pool, Protocol, Service, ServiceCidr, ServiceKey, SliceKey,
+    Block, ClusterPolicy, Endpoint, EndpointSlice, Family, Namespace, NetworkPolicy, NodeFacts,
+    NodeName, ObjectKey, Pod, Pool, Protocol, Service, ServiceCidr, ServiceKey, SliceKey,
 };
 
 mod pools;
@@ -50,6 +50,8 @@ pub enum Event {
     Namespace(Update<Namespace>),
     /// NetworkPolicies.
     NetworkPolicy(Update<NetworkPolicy>),
+    /// ClusterNetworkPolicies; keys are cluster-scoped. Few clusters have the kind.
+    ClusterPolicy(Update<ClusterPolicy>),
     /// Address pools; keys are cluster-scoped. Where the API has no such kind: an empty list.
     Pool(Update<Pool>),
     /// Blocks of pools; keys are cluster-scoped. Where the API has no such kind: an empty list.
@@ -69,6 +71,7 @@ pub struct Snapshot {
     pods: HashMap<ObjectKey, Pod>,
     namespaces: HashMap<ObjectKey, Namespace>,
     policies: HashMap<ObjectKey, NetworkPolicy>,
+    cluster_policies: HashMap<ObjectKey, ClusterPolicy>,
     pools: HashMap<ObjectKey, Pool>,
     blocks: HashMap<ObjectKey, Block>,
 }
@@ -153,6 +156,17 @@ impl Snapshot {
         self.policies.get(key)
     }
 
+    /// One ClusterNetworkPolicy, by its cluster-scoped key.
+    #[must_use]
+    pub fn cluster_policy(&self, key: &ObjectKey) -> Option<&ClusterPolicy> {
+        self.cluster_policies.get(key)
+    }
+
+    /// All ClusterNetworkPolicies, in no order.
+    pub fn cluster_policies(&self) -> impl ExactSizeIterator<Item = &ClusterPolicy> {
+        self.cluster_policies.values()
+    }
+
     /// All NetworkPolicies, in no order.
     pub fn network_policies(&self) -> impl ExactSizeIterator<Item = &NetworkPolicy> {
         self.policies.values()
@@ -196,6 +210,8 @@ pub struct Change {
     pub namespaces: BTreeSet<ObjectKey>,
     /// NetworkPolicies that came, changed or went.
     pub network_policies: BTreeSet<ObjectKey>,
+    /// ClusterNetworkPolicies that came, changed or went; keys are cluster-scoped.
+    pub cluster_policies: BTreeSet<ObjectKey>,
     /// Address pools that came, changed or went; keys are cluster-scoped.
     pub pools: BTreeSet<ObjectKey>,
     /// Blocks that came, changed or went; keys are cluster-scoped. Nodes that hold other ranges because of it are named
@@ -212,6 +228,7 @@ impl Change {
             &self.pods,
             &self.namespaces,
             &self.network_policies,
+            &self.cluster_policies,
             &self.pools,
             &self.blocks,
         ];
@@ -226,6 +243,7 @@ impl Change {
         self.pods.extend(other.pods);
         self.namespaces.extend(other.namespaces);
         self.network_policies.extend(other.network_policies);
+        self.cluster_policies.extend(other.cluster_policies);
         self.pools.extend(other.pools);
         self.blocks.extend(other.blocks);
     }
@@ -273,6 +291,7 @@ pub struct SnapshotWriter {
     pods: Listing,
     namespaces: Listing,
     policies: Listing,
+    cluster_policies: Listing,
     shared: tables::Shared,
     pools: Listing,
     blocks: Listing,
@@ -314,7 +333,7 @@ impl SnapshotWriter {
     /// Whether everything network policy depends on has been listed completely at least once.
     #[must_use]
     pub fn knows_policies(&self) -> bool {
-        self.knows_pods() && self.policies.complete
+        self.knows_pods() && self.policies.complete && self.cluster_policies.complete
     }
 
     /// The kinds not listed yet.
@@ -341,6 +360,11 @@ impl SnapshotWriter {
             Event::NetworkPolicy(update) => {
                 let known = &mut self.snapshot.policies;
                 tables::apply(known, &mut self.policies, &mut self.change.network_policies, update)
+            }
+            Event::ClusterPolicy(update) => {
+                let known = &mut self.snapshot.cluster_policies;
+                let changed = &mut self.change.cluster_policies;
+                tables::apply(known, &mut self.cluster_policies, changed, update)
             }
             Event::Namespace(update) => {
                 let known = &mut self.snapshot.namespaces;

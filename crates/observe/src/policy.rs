@@ -415,6 +415,10 @@ fn side(finding: &Finding) -> Side {
         By::Rule(origin) => {
             (format!("rule {origin} allows it"), format!("remove or narrow {origin}"))
         }
+        By::Denied(origin) => (
+            format!("rule {origin} of the administrator denies it"),
+            format!("a rule before {origin} that accepts it"),
+        ),
         By::Isolation { policies, audit, nearest } => {
             let list: Vec<String> = policies.iter().map(ToString::to_string).collect();
             let verb = if *audit { "would deny it (audit only)" } else { "deny it" };

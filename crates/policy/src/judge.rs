@@ -8,7 +8,7 @@ use crate::explain::{Nearest, nearest};
 use crate::facts::{Known, has};
 use crate::planner::Planner;
 use crate::ranges;
-use crate::rule::{Body, Direction, End, Origin, Step};
+use crate::rule::{Action, Body, Direction, End, Origin, Step};
 
 /// The first packet of a connection, as it is on its way from pod to pod: destinations translated, sources not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub enum By {
     Itself,
     /// This rule allows it.
     Rule(Origin),
+    /// This rule of the administrator denies it.
+    Denied(Origin),
     /// The pod is isolated by these policies, and none of their rules allows it.
     Isolation {
         /// The policies.
@@ -60,7 +62,7 @@ impl Finding {
     /// Whether the packet may pass.
     #[must_use]
     pub fn allows(&self) -> bool {
-        !matches!(&self.by, By::Isolation { audit: false, .. })
+        !matches!(&self.by, By::Isolation { audit: false, .. } | By::Denied(_))
     }
 }
 
@@ -123,9 +125,21 @@ impl Planner {
             return finding(By::NotIsolated, false);
         };
         let other = Other { address: other, pod: self.pod_at(other) };
-        let allowing = body.steps.iter().find(|step| self.allows(step, direction, &other, traffic));
-        if let Some(step) = allowing {
-            return finding(By::Rule(step.origin.clone()), false);
+        let matched = |steps: &'_ [Step]| {
+            let matched = steps.iter().find(|it| self.matches(it, direction, &other, traffic));
+            matched.map(|step| (step.action, step.origin.clone()))
+        };
+        match matched(&body.admin) {
+            Some((Action::Allow, origin)) => return finding(By::Rule(origin), false),
+            Some((Action::Deny, origin)) => return finding(By::Denied(origin), false),
+            Some((Action::Pass, _)) | None => {}
+        }
+        match matched(&body.steps) {
+            Some((Action::Allow, origin)) => return finding(By::Rule(origin), false),
+            Some((Action::Deny, origin)) => return finding(By::Denied(origin), false),
+            Some((Action::Pass, _)) => return finding(By::NotIsolated, false),
+            None if body.end == End::Allow => return finding(By::NotIsolated, false),
+            None => {}
         }
         finding(self.isolation(body, &other, traffic), body.drain)
     }
@@ -138,7 +152,7 @@ impl Planner {
         }
     }
 
-    fn allows(
+    fn matches(
         &self,
         step: &Step,
         direction: Direction,

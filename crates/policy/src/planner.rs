@@ -20,7 +20,7 @@ use crate::compile::{self, Compiled};
 use crate::facts::{Known, Namespaces, Owners, means};
 use crate::index::Index;
 use crate::program::{self, SetId, chain_name, packed};
-use crate::rule::{Body, Collection, Direction, End, Id, Members, id_of};
+use crate::rule::{Body, Collection, Direction, Id, Members, id_of};
 use batch::Batch;
 
 /// The whole.
@@ -151,6 +151,7 @@ impl Planner {
             pods: snapshot.pods().map(|pod| pod.key.clone()).collect(),
             namespaces: snapshot.namespaces().map(|namespace| namespace.key.clone()).collect(),
             network_policies: snapshot.network_policies().map(|it| it.key.clone()).collect(),
+            cluster_policies: snapshot.cluster_policies().map(|it| it.key.clone()).collect(),
             ..Change::default()
         };
         let delta = self.update(snapshot, &everything);
@@ -172,6 +173,12 @@ impl Planner {
         }
         for key in &change.network_policies {
             self.learn_policy(snapshot, key, &mut touched);
+        }
+        if !change.nodes.is_empty() {
+            self.learn_nodes(snapshot, &mut touched);
+        }
+        for key in &change.cluster_policies {
+            self.learn_cluster_policy(snapshot, key, &mut touched);
         }
         let mut reports = Vec::new();
         let mut bodies = HashSet::new();
@@ -272,8 +279,7 @@ impl Planner {
             }
             let ingress = compile::body(&policies, Direction::Ingress, known);
             let egress = compile::body(&policies, Direction::Egress, known);
-            after.isolated =
-                [&ingress, &egress].into_iter().flatten().any(|it| it.end == End::Deny);
+            after.isolated = [&ingress, &egress].into_iter().flatten().any(Body::denies);
             after.ingress = self.retain(ingress);
             after.egress = self.retain(egress);
         }
@@ -337,8 +343,7 @@ impl Planner {
             let (was, is) = (body.live, body.uses > 0);
             body.live = is;
             if was != is {
-                for (collection, members) in body.value.steps.iter().flat_map(|it| it.collections())
-                {
+                for (collection, members) in body.value.all().flat_map(|it| it.collections()) {
                     let used = self.collections.entry(collection);
                     let used = used.or_insert(Used { value: members, uses: 0, live: false });
                     if is {
@@ -349,9 +354,10 @@ impl Planner {
                     collections.insert(collection);
                 }
                 if is {
-                    batch.chain(program::chain(id, &body.value));
+                    program::chains(id, &body.value).into_iter().for_each(|it| batch.chain(it));
                 } else {
-                    batch.no_chain(chain_name(body.value.direction, id));
+                    let names = program::chain_names(id, &body.value);
+                    names.into_iter().for_each(|name| batch.no_chain(name));
                 }
             }
             if !is {
@@ -387,7 +393,9 @@ impl Planner {
     fn table(&mut self) -> Table {
         let mut table = program::skeleton();
         for (id, body) in &self.bodies {
-            table.insert_chain(program::chain(*id, &body.value));
+            for chain in program::chains(*id, &body.value) {
+                table.insert_chain(chain);
+            }
         }
         let mut elements: Vec<(SetId, Element)> = Vec::new();
         for (collection, used) in &self.collections {

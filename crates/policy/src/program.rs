@@ -26,7 +26,7 @@ use nft::{
 
 use crate::rule::Direction;
 
-pub(crate) use body::{chain, chain_name};
+pub(crate) use body::{chain_name, chain_names, chains};
 pub use sets::{DeniedFlow, denied_sets, flow_of_key};
 pub(crate) use sets::{SetId, packed};
 use sets::{daddr, saddr};

@@ -159,10 +159,22 @@ impl Members {
     }
 }
 
-/// One rule.
+/// What a step does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    /// It passes.
+    Allow,
+    /// It does not.
+    Deny,
+    /// What comes after this tier decides.
+    Pass,
+}
+
+/// One rule; the first that matches decides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Step {
     pub(crate) origin: Origin,
+    pub(crate) action: Action,
     /// `None`: everybody.
     pub(crate) peers: Option<Peers>,
     /// `None`: every port of every protocol.
@@ -213,9 +225,11 @@ impl Step {
     }
 }
 
-/// What becomes of a packet no step allows.
+/// What becomes of a packet no step matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum End {
+    /// It passes.
+    Allow,
     /// It is dropped.
     Deny,
     /// It is noted and goes on.
@@ -226,10 +240,25 @@ pub(crate) enum End {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Body {
     pub(crate) direction: Direction,
-    /// The policies that isolate the pod, sorted.
+    /// The NetworkPolicies that isolate the pod, sorted.
     pub(crate) policies: Vec<ObjectKey>,
+    /// The administrator's, asked first.
+    pub(crate) admin: Vec<Step>,
+    /// Those of the NetworkPolicies or, where none isolates the pod, of the baseline.
     pub(crate) steps: Vec<Step>,
     pub(crate) end: End,
     /// Connections that are denied from now on may end by themselves.
     pub(crate) drain: bool,
+}
+
+impl Body {
+    /// All steps.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Step> {
+        self.admin.iter().chain(&self.steps)
+    }
+
+    /// Whether anything may be kept from the pod.
+    pub(crate) fn denies(&self) -> bool {
+        self.end == End::Deny || self.all().any(|step| step.action == Action::Deny)
+    }
 }

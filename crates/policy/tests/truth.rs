@@ -13,6 +13,7 @@ mod sets;
 mod world;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use generate::NAMESPACES;
 use k8s_openapi::api::core::v1 as core;
@@ -142,7 +143,7 @@ impl<'a> Scene<'a> {
         };
         let expected: BTreeSet<Probe> = probes.iter().filter(allowed).copied().collect();
         self.world.forget();
-        let arrived = self.world.send(&probes, &expected);
+        let arrived = self.world.send(&probes, &expected, Duration::from_secs(5));
         let lost: Vec<_> = expected.difference(&arrived).collect();
         let slipped: Vec<_> = arrived.difference(&expected).collect();
         assert!(

@@ -59,6 +59,7 @@ fn say(flow: &DeniedFlow, planner: &Planner, metrics: &Metrics, aloud: bool) {
     let finding = findings.find(|finding| finding.direction == flow.direction);
     let (policies, nearest) = match finding.map(|finding| &finding.by) {
         Some(By::Isolation { policies, nearest, .. }) => (policies.as_slice(), nearest.as_ref()),
+        Some(By::Denied(rule)) => (std::slice::from_ref(&rule.policy), None),
         _ => (&[][..], None),
     };
     for policy in policies {

@@ -110,6 +110,8 @@ macro_rules! custom_resource {
     };
 }
 
+pub(super) use custom_resource;
+
 custom_resource!(IpPool, "crd.projectcalico.org", "v1", "IPPool", "ippools");
 custom_resource!(AddressBlock, "fairway.dev", "v1", "AddressBlock", "addressblocks");
 

@@ -4,7 +4,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Listing, Update};
-use crate::{Block, Labels, NamedPort, Namespace, NetworkPolicy, NodeName, ObjectKey, Pod, Pool};
+use crate::{
+    Block, ClusterPolicy, Labels, NamedPort, Namespace, NetworkPolicy, NodeName, ObjectKey, Pod,
+    Pool,
+};
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +18,12 @@ pub(super) trait Keyed: PartialEq {
 }
 
 impl Keyed for Pod {
+    fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+}
+
+impl Keyed for ClusterPolicy {
     fn key(&self) -> &ObjectKey {
         &self.key
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use model::{ObjectKey, PodPhase, Snapshot};
+use model::{ClusterPeer, ClusterPolicy, ObjectKey, PodPhase, Snapshot};
 
 use super::{Batch, Planner, ranges_of};
 use crate::compile::Compiled;
@@ -35,6 +35,9 @@ impl Planner {
         if known != self.namespaces.labels(key.name()) {
             let there = self.pods.iter().filter(|(pod, _)| pod.namespace() == key.name());
             touched.addresses.extend(there.flat_map(|(_, known)| known.addresses.iter()));
+            // A policy of the administrator may select pods by their namespace.
+            let local = self.local.keys().filter(|pod| pod.namespace() == key.name());
+            touched.local.extend(local.cloned());
         }
     }
 
@@ -117,6 +120,39 @@ impl Planner {
         }
         let there = self.local.keys().filter(|pod| pod.namespace() == key.namespace());
         touched.local.extend(there.cloned());
+    }
+
+    pub(super) fn learn_cluster_policy(
+        &mut self,
+        snapshot: &Snapshot,
+        key: &ObjectKey,
+        touched: &mut Touched,
+    ) {
+        let id = id_of(key);
+        if let Some(old) = self.policies.remove(&id) {
+            self.subjects.remove(&old.subject, id);
+        }
+        if let Some(policy) = snapshot.cluster_policy(key) {
+            let nodes: Vec<_> = snapshot.nodes().collect();
+            let new = Compiled::of_cluster(policy, &nodes);
+            self.subjects.insert(&new.subject, id);
+            self.policies.insert(id, new);
+        }
+        touched.local.extend(self.local.keys().cloned());
+    }
+
+    /// Nodes changed: policies may mean their addresses.
+    pub(super) fn learn_nodes(&mut self, snapshot: &Snapshot, touched: &mut Touched) {
+        let of_nodes = |policy: &&ClusterPolicy| {
+            let rules = policy.ingress.iter().chain(&policy.egress);
+            let mut peers = rules.flat_map(|rule| rule.peers.iter().flatten());
+            peers.any(|peer| matches!(peer, ClusterPeer::Nodes(_)))
+        };
+        let concerned: Vec<ObjectKey> =
+            snapshot.cluster_policies().filter(of_nodes).map(|it| it.key.clone()).collect();
+        for key in concerned {
+            self.learn_cluster_policy(snapshot, &key, touched);
+        }
     }
 
     /// Where an address is a member now, by the collections of the index.

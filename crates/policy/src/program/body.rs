@@ -1,12 +1,12 @@
-//! One identity as a chain: each step says who on which ports goes back to where the chain was called, the end says what
-//! becomes of the rest.
+//! One identity as a chain: each step says what becomes of whom on which ports, the end what becomes of the rest. What may pass
+//! goes back to where the chain was called.
 
 use model::{Family, Protocol};
 use nft::{Chain, Match, MatchOp, Name, Packed, Right, Rule, Selector, Statement};
 
 use super::sets::SetId;
 use super::{daddr, name, other};
-use crate::rule::{Body, Collection, Direction, End, Id, Step};
+use crate::rule::{Action, Body, Collection, Direction, End, Id, Step};
 
 /// The longest comment `nft` shows.
 const COMMENT: usize = 127;
@@ -16,26 +16,67 @@ pub(crate) fn chain_name(direction: Direction, id: Id) -> Name {
     name(&format!("{direction}-{id:016x}"))
 }
 
-/// An identity as a chain.
-pub(crate) fn chain(id: Id, body: &Body) -> Chain {
-    let mut chain = Chain::new(chain_name(body.direction, id));
-    for step in &body.steps {
-        let comment = shortened(&step.origin.to_string());
-        for statements in allowed(step, body.direction) {
-            let verdict = [Statement::Counter, Statement::return_()];
-            let rule = Rule::new(statements.into_iter().chain(verdict));
-            chain.rules.push(rule.with_comment(comment.clone()));
-        }
+/// Where an identity goes on after the administrator's rules, if one of those can go there early.
+fn second_name(direction: Direction, id: Id) -> Name {
+    name(&format!("{direction}-{id:016x}-then"))
+}
+
+fn has_two(body: &Body) -> bool {
+    body.admin.iter().any(|step| step.action == Action::Pass)
+}
+
+/// The names of an identity's chains.
+pub(crate) fn chain_names(id: Id, body: &Body) -> Vec<Name> {
+    let second = has_two(body).then(|| second_name(body.direction, id));
+    [chain_name(body.direction, id)].into_iter().chain(second).collect()
+}
+
+/// An identity as chains, the one it is entered by first.
+pub(crate) fn chains(id: Id, body: &Body) -> Vec<Chain> {
+    let direction = body.direction;
+    let mut first = Chain::new(chain_name(direction, id));
+    let denied = || Statement::goto(name(&format!("denied-{direction}")));
+    let mut second = has_two(body).then(|| Chain::new(second_name(direction, id)));
+    for step in &body.admin {
+        let verdict = match step.action {
+            Action::Allow => Statement::return_(),
+            Action::Deny => denied(),
+            Action::Pass => Statement::goto(second_name(direction, id)),
+        };
+        put(&mut first, step, direction, &verdict);
     }
-    let policies: Vec<String> = body.policies.iter().map(ToString::to_string).collect();
-    let word = match body.end {
-        End::Deny => "denied",
-        End::Audit => "audited",
+    if second.is_some() {
+        first = first.rule([Statement::goto(second_name(direction, id))]);
+    }
+    let last = second.as_mut().unwrap_or(&mut first);
+    for step in &body.steps {
+        // After this tier there is nothing that would deny.
+        let verdict = match step.action {
+            Action::Allow | Action::Pass => Statement::return_(),
+            Action::Deny => denied(),
+        };
+        put(last, step, direction, &verdict);
+    }
+    let end = match body.end {
+        End::Allow => None,
+        End::Deny => Some(denied()),
+        End::Audit => Some(Statement::goto(name(&format!("audited-{direction}")))),
     };
-    let noted = name(&format!("{word}-{}", body.direction));
-    let end = Rule::new([Statement::Counter, Statement::goto(noted)]);
-    chain.rules.push(end.with_comment(shortened(&policies.join(" "))));
-    chain
+    if let Some(end) = end {
+        let policies: Vec<String> = body.policies.iter().map(ToString::to_string).collect();
+        let rule = Rule::new([Statement::Counter, end]);
+        last.rules.push(rule.with_comment(shortened(&policies.join(" "))));
+    }
+    [first].into_iter().chain(second).collect()
+}
+
+fn put(chain: &mut Chain, step: &Step, direction: Direction, verdict: &Statement) {
+    let comment = shortened(&step.origin.to_string());
+    for statements in matched(step, direction) {
+        let end = [Statement::Counter, verdict.clone()];
+        let rule = Rule::new(statements.into_iter().chain(end));
+        chain.rules.push(rule.with_comment(comment.clone()));
+    }
 }
 
 fn shortened(text: &str) -> String {
@@ -47,7 +88,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// The matches of a step; any of them will do. Everything of a family is matched in that family only.
-fn allowed(step: &Step, direction: Direction) -> Vec<Vec<Statement>> {
+fn matched(step: &Step, direction: Direction) -> Vec<Vec<Statement>> {
     let mut all = Vec::new();
     let ports = match &step.ports {
         None => vec![Vec::new()],

@@ -160,12 +160,13 @@ impl World {
         self.node.run(forget).expect("enter the node");
     }
 
-    /// Sends a packet for each of these, and says which arrived. Waits for those that are expected, and a little longer for
+    /// Sends a packet for each of these, and says which arrived. Waits so long for those that are expected, and a little longer for
     /// those that are not.
     pub(crate) fn send(
         &self,
         probes: &BTreeSet<Probe>,
         expected: &BTreeSet<Probe>,
+        patience: Duration,
     ) -> BTreeSet<Probe> {
         self.hear();
         let mut dialled: Vec<(Probe, Socket)> = Vec::new();
@@ -178,7 +179,7 @@ impl World {
             dialled.extend(self.at(who).run(|| say(who, &own)).expect("enter the namespace"));
         }
         let mut arrived = BTreeSet::new();
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + patience;
         let mut rest = None;
         loop {
             arrived.extend(self.hear());
