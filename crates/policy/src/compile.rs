@@ -207,12 +207,12 @@ pub(crate) fn body(policies: &[&Compiled], direction: Direction, pod: &Known) ->
         steps.map(|step| resolved(step, direction, pod)).collect()
     };
     let admin = of(|tier| matches!(tier, Tier::Admin(_)));
-    let tiers: [(fn(Tier) -> bool, End); 3] = [
-        (|tier| tier == Tier::Network, End::Deny),
-        (|tier| matches!(tier, Tier::Baseline(_)), End::Allow),
-        (|tier| tier == Tier::Audit, End::Audit),
-    ];
-    let mut found = tiers.into_iter().map(|(tier, end)| (of(tier), end));
+    let mut found = [
+        (of(|tier| tier == Tier::Network), End::Deny),
+        (of(|tier| matches!(tier, Tier::Baseline(_))), End::Allow),
+        (of(|tier| tier == Tier::Audit), End::Audit),
+    ]
+    .into_iter();
     let found = found.find(|(policies, _)| !policies.is_empty());
     if admin.is_empty() && found.is_none() {
         return None;
