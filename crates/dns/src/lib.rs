@@ -1,4 +1,11 @@
-//! Cluster DNS.
+//! Cluster DNS: questions and the facts of a cluster to answers, and the server that gives them.
+//!
+//! The middle is pure: [`facts`] (what is known, changed step by step), [`zone`] (the Kubernetes DNS specification 1.1.0),
+//! [`query`] and [`reply`] (messages by hand where they are common, by the library `domain` otherwise), [`resolve`] (a
+//! question's way through a server block), [`cache`], [`upstream`], [`hosts`], [`rewrite`], [`template`] and [`corefile`]. Time
+//! and chance come in as arguments. Sockets, threads and `unsafe` are in [`server`], one blocking question in [`client`].
+//!
+//! Nothing here knows the kernel or the API: whoever holds a [`Server`] tells it what is so, and when.
 
 pub mod cache;
 pub mod client;
