@@ -11,6 +11,7 @@ use nft::Table;
 use service::Planner;
 
 use crate::between::Between;
+use crate::ipam::Wishes;
 use crate::{ServiceSettings, Without, services};
 
 /// The table of one node.
@@ -47,7 +48,7 @@ pub fn desired(
         reports.extend(policy.reports);
     }
     if !without.fabric {
-        let facts = Between::of(snapshot);
+        let facts = Between::of(snapshot, Wishes::default(), true);
         let host = host_facts(&mut Netlink::open()?, name, &facts.nodes)?;
         let cluster = Cluster::new(&facts.nodes, &facts.pools, &facts.blocks);
         let (plan, found) = fabric::compile(&cluster, &host, fabric);

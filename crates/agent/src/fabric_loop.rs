@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use fabric::FabricPlan;
+use ipnet::IpNet;
 use link::LinkIndex;
 use link::kernel::{Netlink, Watch, WatchGroups};
 use model::{NodeName, Report};
@@ -24,7 +25,7 @@ use crate::readable::readable;
 use crate::worker::Worker;
 
 /// Name of the network in the CNI configuration, and of its file.
-const NETWORK: &str = "fairway";
+pub(crate) const NETWORK: &str = "fairway";
 const CONFLIST: &str = "10-fairway.conflist";
 /// Routes are compared whole this often even when nothing seems to have happened.
 const EVERY: Duration = Duration::from_secs(300);
@@ -64,6 +65,8 @@ pub(crate) struct FabricLoop {
     kernel: Worker<Routes>,
     events: AsyncFd<Watch>,
     facts: watch::Receiver<Option<Arc<Between>>>,
+    /// Whether there is a list of blocks; closed where addresses come from the node's CIDRs.
+    blocks: Option<watch::Receiver<bool>>,
     nat: watch::Sender<Option<nft::Table>>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -77,6 +80,7 @@ impl FabricLoop {
     pub(crate) fn new(
         config: &AgentConfig,
         facts: watch::Receiver<Option<Arc<Between>>>,
+        blocks: Option<watch::Receiver<bool>>,
         nat: watch::Sender<Option<nft::Table>>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
@@ -94,6 +98,7 @@ impl FabricLoop {
             kernel: Worker::start("routes", Routes { netlink, has_ipip: true })?,
             events: readable(events)?,
             facts,
+            blocks,
             nat,
             health,
             metrics,
@@ -125,6 +130,7 @@ impl FabricLoop {
             };
             tokio::select! {
                 changed = self.facts.changed() => if changed.is_err() { return },
+                () = listed(&mut self.blocks) => {}
                 event = changed(&mut self.events) => if let Err(error) = event {
                     tracing::warn!(%error, "route events");
                     tokio::time::sleep(RETRY).await;
@@ -207,13 +213,21 @@ impl FabricLoop {
             self.health.met(Need::CniConfig);
             return Ok(());
         };
-        if plan.own_pod_cidrs.is_empty() {
+        let pod_cidrs: &[IpNet] = match &self.blocks {
+            None => &plan.own_pod_cidrs,
+            Some(_) => &[],
+        };
+        let ready = match &self.blocks {
+            None => !pod_cidrs.is_empty(),
+            Some(blocks) => *blocks.borrow(),
+        };
+        if !ready {
             return Ok(());
         }
         let spec = cni::Conflist {
             name: NETWORK,
             mtu: plan.mtu,
-            pod_cidrs: &plan.own_pod_cidrs,
+            pod_cidrs,
             data_dir: &self.data_dir,
             policy_socket: self.policy_socket.as_deref(),
         };
@@ -242,6 +256,17 @@ async fn changed(events: &mut AsyncFd<Watch>) -> anyhow::Result<()> {
             tokio::time::sleep(SETTLE).await;
             return Ok(());
         }
+    }
+}
+
+/// Waits until there is a first list of blocks; for ever where there will be none.
+async fn listed(blocks: &mut Option<watch::Receiver<bool>>) {
+    let told = match blocks {
+        Some(blocks) => blocks.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -10,6 +10,8 @@
 //! | fabric loop (`fabric_loop`) | tunnels and routes, the CNI configuration | route thread; latest-value channel of the NAT table → services loop |
 //! | route thread (`worker`) | the rtnetlink socket | answers one request at a time |
 //! | gate (`policies::gate`) | the socket CNI plugins ask on | bounded channel of questions → services loop |
+//! | addresses loop (`ipam`) | which blocks this node holds | addresses thread; the API; tells the fabric loop when there is a list for the plugin |
+//! | addresses thread (`worker`) | the plugin's directory, an rtnetlink socket | answers one request at a time |
 //! | HTTP server (`http`) | the listener | reads `health` |
 //! | health check ports (`health_checks`) | one listener per Service that wants one | read `health`; told by the services loop |
 //! | DNS threads (crate `dns`) | the DNS sockets, caches, upstreams | told by the services loop what the kernel does |
@@ -21,6 +23,7 @@
 //! came meanwhile goes into the next transaction; an idle agent commits at once. Stopping the agent, by signal or by
 //! `kill -9`, leaves the data path as it is.
 
+mod addresses;
 mod api_servers;
 mod between;
 mod desired;
@@ -29,11 +32,13 @@ mod followers;
 mod health;
 mod health_checks;
 mod http;
+mod ipam;
 mod kernel_settings;
 pub mod kube_proxy;
 mod memory;
 mod metrics;
 mod names;
+mod peers;
 mod policies;
 mod progress;
 mod readable;
@@ -46,12 +51,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use addresses::{Addresses, RangeUse, Reserved, addresses, release, repair};
 pub use cluster::Access;
 pub use desired::{Desired, desired};
 pub use fabric::Settings as FabricSettings;
 use kube_proxy::{Conntrack, Settings};
 pub use model::Encapsulation;
 pub use names::DnsSettings;
+pub use peers::{Peer, peers};
 use service::NodePortAddresses;
 pub use start::run;
 

@@ -4,11 +4,12 @@ mod balance;
 mod kernel;
 pub(crate) mod merge;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use cluster::{EventWriter, Message};
-use model::{NodeFacts, NodeName, Report, SnapshotWriter};
+use model::{Kind, NodeFacts, NodeName, Report, SnapshotWriter, Update};
 use service::{Config, Planner};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
@@ -17,6 +18,7 @@ use tokio::time::sleep_until;
 use crate::between::Between;
 use crate::followers::Followers;
 use crate::health::{BEAT, Health, Need};
+use crate::ipam::Wishes;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::policies::{self, Policies};
@@ -29,6 +31,8 @@ pub(crate) use kernel::Sockets;
 /// Waits after failures double between these.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
+/// Kinds the network between nodes follows from.
+const TOLD: usize = 3;
 /// Latencies measured per transaction; a burst of more says nothing new.
 const STAMPS: usize = 4096;
 
@@ -47,6 +51,10 @@ pub(crate) struct ServicesLoop {
     nodes: watch::Sender<Option<Vec<NodeFacts>>>,
     between: watch::Sender<Option<Arc<Between>>>,
     nat: watch::Receiver<Option<nft::Table>>,
+    wishes: Wishes,
+    /// Of nodes, pools and blocks, those the API has listed.
+    told: BTreeSet<Kind>,
+    told_published: usize,
     nat_dirty: bool,
     /// The fabric's part of the table, as committed.
     nat_applied: Option<nft::Table>,
@@ -115,6 +123,9 @@ impl ServicesLoop {
             nodes,
             between,
             nat,
+            wishes: Wishes::default(),
+            told: BTreeSet::new(),
+            told_published: 0,
             nat_dirty: false,
             nat_applied: None,
             adopted: false,
@@ -163,7 +174,11 @@ impl ServicesLoop {
             let waiting = self.policies.as_mut().is_some_and(|it| it.wants_update(snapshot, known));
             let outcome = match self.full.take() {
                 Some(reason) => self.full_sync(reason).await?,
-                None if self.writer.has_change() || self.nat_dirty || waiting => {
+                None if self.writer.has_change()
+                    || self.nat_dirty
+                    || waiting
+                    || self.told_published != self.told.len() =>
+                {
                     self.update().await?
                 }
                 None => {
@@ -291,6 +306,12 @@ impl ServicesLoop {
                 if let Some(policies) = &mut self.policies {
                     policies.saw(&event, received, &self.metrics);
                 }
+                match &event {
+                    model::Event::Node(Update::End) => drop(self.told.insert(Kind::Node)),
+                    model::Event::Pool(Update::End) => drop(self.told.insert(Kind::Pool)),
+                    model::Event::Block(Update::End) => drop(self.told.insert(Kind::Block)),
+                    _ => {}
+                }
                 let of_node = matches!(event, model::Event::Node(_));
                 // No Service depends on these: they say nothing about how fast Services are.
                 let of_pods = matches!(
@@ -323,6 +344,11 @@ impl ServicesLoop {
         }
     }
 
+    /// Whether any of these pods asks for another address than before.
+    fn wishes_changed(&mut self, change: &model::Change) -> bool {
+        self.wishes.update(&self.node, self.writer.snapshot(), &change.pods)
+    }
+
     /// The facts other parts of the agent and the metrics want.
     fn publish(&mut self) {
         let snapshot = self.writer.snapshot();
@@ -331,8 +357,10 @@ impl ServicesLoop {
         self.metrics.objects("node", snapshot.nodes().len());
     }
 
-    fn publish_nodes(&self) {
-        let facts = Between::of(self.writer.snapshot());
+    fn publish_nodes(&mut self) {
+        self.told_published = self.told.len();
+        let facts =
+            Between::of(self.writer.snapshot(), self.wishes.clone(), self.told.len() == TOLD);
         self.nodes.send_replace(Some(facts.nodes.clone()));
         self.between.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&facts);
@@ -350,6 +378,7 @@ impl ServicesLoop {
         let change = self.writer.take_change();
         self.followers.full(self.writer.snapshot(), &change);
         self.publish();
+        self.wishes_changed(&change);
         self.publish_nodes();
         if first && self.nat.borrow().is_none() {
             // The fabric's part is needed for a first commit without a gap, and never late: it has no outside to wait for.
@@ -425,7 +454,10 @@ impl ServicesLoop {
         let change = self.writer.take_change();
         self.followers.changed(self.writer.snapshot(), &change);
         self.publish();
-        if !(change.nodes.is_empty() && change.pools.is_empty() && change.blocks.is_empty()) {
+        let wishes = self.wishes_changed(&change);
+        let between =
+            !(change.nodes.is_empty() && change.pools.is_empty() && change.blocks.is_empty());
+        if wishes || between || self.told_published != self.told.len() {
             self.publish_nodes();
         }
         let revision = self.writer.snapshot().revision();

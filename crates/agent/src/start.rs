@@ -16,6 +16,7 @@ use crate::fabric_loop::FabricLoop;
 use crate::followers::Followers;
 use crate::health::{Health, Need};
 use crate::health_checks::HealthChecks;
+use crate::ipam::IpamLoop;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::policies::{self, Policies};
@@ -89,7 +90,15 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         nat.send_replace(Some(services::empty_table()?));
     } else {
         let (health, metrics) = (health.clone(), metrics.clone());
-        let fabric = FabricLoop::new(&config, between_seen.clone(), nat.clone(), health, metrics)?;
+        let (ready, ready_seen) = watch::channel(false);
+        let blocks = (config.ipam == Ipam::Pools).then_some(ready_seen);
+        if !config.without.cni {
+            let (client, facts) = (client.clone(), between_seen.clone());
+            let ipam = IpamLoop::new(&config, client, facts, ready, metrics.clone())?;
+            tasks.spawn(ipam.run());
+        }
+        let facts = between_seen.clone();
+        let fabric = FabricLoop::new(&config, facts, blocks, nat.clone(), health, metrics)?;
         tasks.spawn(fabric.run());
     }
     let _watches = cluster::watch(&client, &messages);

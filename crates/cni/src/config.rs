@@ -130,7 +130,10 @@ impl NetworkConfig {
         }
         let runtime = raw.runtime_config.unwrap_or_default();
         let by_args = raw.args.and_then(|args| args.cni).unwrap_or_default();
-        let ipam = Ipam::parse(whole.get("ipam"), runtime.ip_ranges, *version)?;
+        let mut ipam = Ipam::parse(whole.get("ipam"), runtime.ip_ranges, *version)?;
+        if let Some(Ipam::Fairway(source)) = &mut ipam {
+            source.look(&raw.name);
+        }
         let mut wanted_ips = Vec::new();
         for text in runtime.ips.into_iter().chain(by_args.ips).flatten() {
             wanted_ips.push(parse_ip(&text)?);

@@ -12,7 +12,8 @@ pub struct Conflist<'a> {
     pub name: &'a str,
     /// MTU of pods.
     pub mtu: u32,
-    /// This node's pod CIDRs: one address is taken from each.
+    /// This node's pod CIDRs: one address is taken from each. None: addresses come from the blocks the agent lists in
+    /// `data_dir`.
     pub pod_cidrs: &'a [IpNet],
     /// Where reservations are kept. It must survive the plugin, not the node's reboot.
     pub data_dir: &'a Path,
@@ -27,6 +28,12 @@ pub struct Conflist<'a> {
 pub fn conflist(spec: &Conflist<'_>) -> String {
     let ranges: Vec<_> =
         spec.pod_cidrs.iter().map(|cidr| json!([{ "subnet": cidr.trunc().to_string() }])).collect();
+    let data_dir = spec.data_dir.to_string_lossy();
+    let ipam = if ranges.is_empty() {
+        json!({ "type": "fairway", "dataDir": data_dir })
+    } else {
+        json!({ "type": "host-local", "dataDir": data_dir, "ranges": ranges })
+    };
     let mut list = json!({
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
@@ -37,11 +44,7 @@ pub fn conflist(spec: &Conflist<'_>) -> String {
             "capabilities": {
                 "ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true,
             },
-            "ipam": {
-                "type": "host-local",
-                "dataDir": spec.data_dir.to_string_lossy(),
-                "ranges": ranges,
-            },
+            "ipam": ipam,
         }],
     });
     if let Some(socket) = spec.policy_socket {

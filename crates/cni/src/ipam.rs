@@ -5,11 +5,14 @@
 //! |---|---|
 //! | `host-local` | [`HostLocal`]: the reference plugin's ranges and files, so a node can change from it to this and back with its pods running |
 //! | `static` | [`Static`]: what the configuration or the runtime says |
+//! | `fairway` | [`FromBlocks`]: the blocks of pools the agent has taken for this node |
 //! | another | [`Delegate`]: a program of that name in `CNI_PATH` |
 //!
 //! [`RangeSet`] is pure: which addresses there are and in which order they are tried. [`Store`] is
 //! host-local's directory, under its lock.
 
+pub mod audit;
+pub mod blocks;
 mod delegate;
 mod fixed;
 mod host_local;
@@ -26,6 +29,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+pub use blocks::FromBlocks;
 pub use delegate::Delegate;
 pub use fixed::Static;
 pub use host_local::HostLocal;
@@ -43,6 +47,8 @@ pub enum Ipam {
     HostLocal(HostLocal),
     /// Addresses written down.
     Static(Static),
+    /// Blocks of pools.
+    Fairway(FromBlocks),
     /// Another program.
     Delegate(Delegate),
 }
@@ -79,6 +85,7 @@ impl Ipam {
             Some(Ok("host-local")) => {
                 HostLocal::parse(ipam, ranges, version).map(|it| Some(Self::HostLocal(it)))
             }
+            Some(Ok("fairway")) => FromBlocks::parse(ipam).map(|it| Some(Self::Fairway(it))),
             Some(Ok("static")) => Static::parse(ipam).map(|it| Some(Self::Static(it))),
             Some(Ok(other)) => Delegate::parse(other).map(|it| Some(Self::Delegate(it))),
             Some(Err(other)) => {
@@ -102,6 +109,7 @@ impl Ipam {
         let given = match self {
             Self::HostLocal(source) => source.add(ask, wanted, first)?,
             Self::Static(source) => source.add(ask, wanted)?,
+            Self::Fairway(source) => source.add(ask, wanted, first)?,
             Self::Delegate(program) => program.add(ask)?,
         };
         if given.ips.is_empty() {
@@ -119,6 +127,7 @@ impl Ipam {
         match self {
             Self::HostLocal(source) => source.del(&ask.config.name, ask.identity),
             Self::Static(_) => Ok(()),
+            Self::Fairway(source) => source.as_host_local().del(&ask.config.name, ask.identity),
             Self::Delegate(program) => program.call(Command::Del, ask).map(drop),
         }
     }
@@ -135,6 +144,9 @@ impl Ipam {
         match self {
             Self::HostLocal(source) => source.check(&ask.config.name, ask.identity, addresses),
             Self::Static(source) => source.check(ask, addresses),
+            Self::Fairway(source) => {
+                source.as_host_local().check(&ask.config.name, ask.identity, addresses)
+            }
             Self::Delegate(program) => program.call(Command::Check, ask).map(|_| Vec::new()),
         }
     }
@@ -152,6 +164,7 @@ impl Ipam {
         match self {
             Self::HostLocal(source) => source.gc(&config.name, valid),
             Self::Static(_) => Ok(()),
+            Self::Fairway(source) => source.as_host_local().gc(&config.name, valid),
             Self::Delegate(program) => {
                 let nobody = Identity::default();
                 program.call(Command::Gc, Ask { env, config, identity: &nobody }).map(drop)
@@ -167,6 +180,7 @@ impl Ipam {
         match self {
             Self::HostLocal(source) => source.status(&config.name),
             Self::Static(_) => Ok(()),
+            Self::Fairway(source) => source.status(&config.name),
             Self::Delegate(program) => {
                 let nobody = Identity::default();
                 program.call(Command::Status, Ask { env, config, identity: &nobody }).map(drop)
@@ -179,6 +193,7 @@ impl Ipam {
         match self {
             Self::HostLocal(source) => source.ranges.iter().any(|set| set.gives(ip)),
             Self::Static(source) => source.gives(ip),
+            Self::Fairway(source) => source.ranges.iter().any(|set| set.gives(ip)),
             Self::Delegate(_) => true,
         }
     }
@@ -202,6 +217,15 @@ pub enum IpamError {
         address: IpAddr,
         /// Taken, or outside of every range, or a gateway.
         why: String,
+    },
+    /// The node holds no block for that.
+    #[error(
+        "this node holds no block of a pool for this pod ({}); does the agent run, and is there an IPPool for this node?",
+        list.display()
+    )]
+    NoBlock {
+        /// The list of the node's blocks.
+        list: PathBuf,
     },
     /// A file failed.
     #[error("cannot {operation} {}: {source}", path.display())]

@@ -1,6 +1,7 @@
 //! What may be typed. Names, defaults and help live here and nowhere else.
 
 mod dns;
+mod network;
 mod node;
 mod observe;
 mod policy;
@@ -14,6 +15,7 @@ use lab::exec::Target;
 use lab::layout::LabName;
 
 pub(crate) use dns::{DnsCommand, QueryOptions, TopOptions};
+pub(crate) use network::{Files, IpamCommand, NodeListCommand};
 pub(crate) use node::{AdoptCommand, AdoptOptions, CleanupOptions, PreflightOptions};
 pub(crate) use observe::{DiffOptions, ServiceCommand, WhichNode};
 pub(crate) use policy::PolicyCommand;
@@ -52,6 +54,16 @@ pub(crate) enum Command {
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
+    },
+    /// Addresses of this node's pods.
+    Ipam {
+        #[command(subcommand)]
+        command: IpamCommand,
+    },
+    /// The nodes as this one reaches them.
+    Node {
+        #[command(subcommand)]
+        command: NodeListCommand,
     },
     /// What the agent would change in the kernel right now.
     Diff(DiffOptions),

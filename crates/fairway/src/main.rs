@@ -8,6 +8,7 @@ mod agent;
 mod arguments;
 mod dns;
 mod lab;
+mod network;
 mod node;
 mod policy;
 mod service;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
         Command::Agent(options) => agent::run(*options),
         Command::Service { command } => service::run(command),
         Command::Policy { command } => policy::run(command),
+        Command::Ipam { command } => network::ipam(command),
+        Command::Node { command } => network::node(command),
         Command::Diff(options) => service::diff(&options),
         Command::Dns { command } => dns::run(command),
         Command::Preflight(options) => node::preflight(&options),

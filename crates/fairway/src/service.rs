@@ -125,7 +125,7 @@ fn look(place: &WhichNode, detail: Detail) -> anyhow::Result<Seen> {
     Ok(Seen { services, has_names: facts.is_some() })
 }
 
-fn ask(place: &WhichNode) -> anyhow::Result<Facts> {
+pub(crate) fn ask(place: &WhichNode) -> anyhow::Result<Facts> {
     let kubeconfig = kubeconfig(place)?;
     small_runtime()?.block_on(async {
         let client = facts::connect(kubeconfig.as_deref()).await?;
@@ -213,7 +213,7 @@ fn kubeconfig(place: &WhichNode) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// How the agent of this network namespace serves, as it was started; without one, as an agent without options would.
-fn how(place: &WhichNode) -> How {
+pub(crate) fn how(place: &WhichNode) -> How {
     let given = place.node.clone().or_else(|| place.node_name.clone());
     let running = adopt::processes::agents().first().and_then(|process| {
         let read = crate::agent::as_started(&process.arguments);

@@ -4,7 +4,7 @@
 //! The shape is that of the sibling crate `nft`: a desired state is a value ([`RoutePlan`]), what
 //! the kernel has is a value ([`Route`], [`Link`], …), and the difference is a list of
 //! [`Change`]s which prints as the `ip` command a person would type. Only [`kernel`] opens
-//! sockets, only [`namespace`] enters a namespace, only [`sysctl`] touches `/proc`.
+//! netlink sockets, only [`echo`] sends a packet, only [`namespace`] enters a namespace, only [`sysctl`] touches `/proc`.
 //!
 //! This crate must not know Kubernetes, pods or nodes; it decides nothing.
 //!
@@ -23,6 +23,7 @@
 
 mod address;
 mod change;
+pub mod echo;
 pub mod kernel;
 mod links;
 mod mac;

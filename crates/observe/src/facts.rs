@@ -12,6 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use kube::api::ListParams;
 use kube::{Api, Client};
+use model::convert::{AddressBlock, IpPool};
 use model::{Event, Parsed, Report, ServiceKey, Snapshot, SnapshotWriter, Update};
 
 /// An API that does not answer for so long is not reachable.
@@ -128,6 +129,20 @@ impl Facts {
         }
     }
 
+    /// Adds an IPPool.
+    pub fn pool(&mut self, object: &IpPool) {
+        if let Some(pool) = self.keep(Parsed::<model::Pool>::try_from(object)) {
+            self.writer.apply(Event::Pool(Update::Applied(pool)));
+        }
+    }
+
+    /// Adds an AddressBlock.
+    pub fn block(&mut self, object: &AddressBlock) {
+        if let Some(block) = self.keep(Parsed::<model::Block>::try_from(object)) {
+            self.writer.apply(Event::Block(Update::Applied(block)));
+        }
+    }
+
     /// Adds an object of a manifest; a kind the data plane does not look at is passed over.
     fn object(&mut self, object: serde_json::Value) -> anyhow::Result<()> {
         let kind = object.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
@@ -200,15 +215,22 @@ pub async fn from_api(client: &Client) -> anyhow::Result<Facts> {
         // Servers before 1.33 do not know this kind.
         let cidrs = Api::<ServiceCIDR>::all(client.clone()).list(&params).await;
         let cidrs = cidrs.map(|list| list.items).unwrap_or_default();
-        Ok::<_, kube::Error>((services, slices, nodes, cidrs))
+        // Clusters without pools do not know these kinds.
+        let pools = Api::<IpPool>::all(client.clone()).list(&params).await;
+        let blocks = Api::<AddressBlock>::all(client.clone()).list(&params).await;
+        let pools = pools.map(|list| list.items).unwrap_or_default();
+        let blocks = blocks.map(|list| list.items).unwrap_or_default();
+        Ok::<_, kube::Error>((services, slices, nodes, cidrs, pools, blocks))
     };
-    let (services, slices, nodes, cidrs) = tokio::time::timeout(PATIENCE, all)
+    let (services, slices, nodes, cidrs, pools, blocks) = tokio::time::timeout(PATIENCE, all)
         .await
         .with_context(|| format!("the API did not answer within {} s", PATIENCE.as_secs()))?
         .context("the API cannot be read")?;
     let mut facts = Facts::default();
     nodes.items.iter().for_each(|node| facts.node(node));
     cidrs.iter().for_each(|cidr| facts.service_cidr(cidr));
+    pools.iter().for_each(|pool| facts.pool(pool));
+    blocks.iter().for_each(|block| facts.block(block));
     services.items.iter().for_each(|service| facts.service(service));
     slices.items.iter().for_each(|slice| facts.slice(slice));
     Ok(facts)

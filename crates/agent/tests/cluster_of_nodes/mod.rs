@@ -107,12 +107,6 @@ impl Cluster {
             println!("SKIP: network namespaces need root");
             return None;
         }
-        drop(
-            tracing_subscriber::fmt()
-                .with_test_writer()
-                .with_env_filter("info,hyper=warn")
-                .try_init(),
-        );
         let tag = format!("fwbn{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&tag);
         std::fs::create_dir_all(&dir).unwrap();
@@ -351,26 +345,7 @@ impl Cluster {
 
     /// Calls the plugin as a runtime does, with the configuration the agent wrote; its answer.
     pub fn cni(&self, n: u8, pod: &str, command: &str) -> (i32, Value) {
-        let list: Value = serde_json::from_str(&self.conflist(n)).unwrap();
-        let mut config = list["plugins"][0].clone();
-        config["name"] = list["name"].clone();
-        config["cniVersion"] = list["cniVersion"].clone();
-        let name = format!("{}-{n}{pod}", self.tag);
-        let env = cni::Environment {
-            command: command.to_owned(),
-            container_id: name.clone(),
-            netns: format!("/run/netns/{name}"),
-            ifname: "eth0".to_owned(),
-            args: format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"),
-            ..cni::Environment::default()
-        };
-        let mut answer = Vec::new();
-        let text = config.to_string();
-        let code = self
-            .node_namespace(n)
-            .run(|| cni::main(&env, &mut text.as_bytes(), &mut answer))
-            .unwrap();
-        (code, serde_json::from_slice(&answer).unwrap_or(Value::Null))
+        call(&self.tag, &self.conflist(n), n, pod, command)
     }
 
     /// Makes a pod that answers; its addresses.
@@ -385,9 +360,46 @@ impl Cluster {
         let (code, answer) = self.cni(n, pod, "ADD");
         assert_eq!(code, 0, "{answer}");
         self.echo(&namespace, ANY);
-        let ips = answer["ips"].as_array().unwrap().iter();
-        ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned())
-            .collect()
+        addresses_of(&answer)
+    }
+
+    /// That many ADDs at once; all addresses given.
+    pub fn burst(&self, n: u8, count: usize) -> Vec<String> {
+        for at in 0..count {
+            let name = format!("{}-{n}x{at}", self.tag);
+            drop(Namespace::create(&name).unwrap());
+            self.pods.borrow_mut().push(name);
+        }
+        let list = self.conflist(n);
+        let threads: Vec<_> = (0..count)
+            .map(|at| {
+                let (tag, list) = (self.tag.clone(), list.clone());
+                std::thread::spawn(move || call(&tag, &list, n, &format!("x{at}"), "ADD"))
+            })
+            .collect();
+        let mut given = Vec::new();
+        for thread in threads {
+            let (code, answer) = thread.join().unwrap();
+            assert_eq!(code, 0, "{answer}");
+            given.extend(addresses_of(&answer));
+        }
+        given
+    }
+
+    /// Their DELs.
+    pub fn burst_ends(&self, n: u8, count: usize) {
+        for at in 0..count {
+            assert_eq!(self.cni(n, &format!("x{at}"), "DEL").0, 0);
+        }
+    }
+
+    /// The list of blocks the plugin goes by.
+    pub fn list(&self, n: u8) -> String {
+        std::fs::read_to_string(self.ipam_dir(n).join("blocks.json")).unwrap_or_default()
+    }
+
+    pub fn ipam_dir(&self, n: u8) -> PathBuf {
+        self.config(n).state_dir.join("ipam/fairway")
     }
 
     /// Answers every datagram with the address it came from.
@@ -452,6 +464,32 @@ impl Cluster {
         });
         Pinger { stop, thread }
     }
+}
+
+fn addresses_of(answer: &Value) -> Vec<String> {
+    let ips = answer["ips"].as_array().unwrap().iter();
+    ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned()).collect()
+}
+
+fn call(tag: &str, list: &str, n: u8, pod: &str, command: &str) -> (i32, Value) {
+    let list: Value = serde_json::from_str(list).unwrap();
+    let mut config = list["plugins"][0].clone();
+    config["name"] = list["name"].clone();
+    config["cniVersion"] = list["cniVersion"].clone();
+    let name = format!("{tag}-{n}{pod}");
+    let env = cni::Environment {
+        command: command.to_owned(),
+        container_id: name.clone(),
+        netns: format!("/run/netns/{name}"),
+        ifname: "eth0".to_owned(),
+        args: format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"),
+        ..cni::Environment::default()
+    };
+    let mut answer = Vec::new();
+    let text = config.to_string();
+    let node = Namespace::open(&format!("{tag}-{n}")).unwrap();
+    let code = node.run(|| cni::main(&env, &mut text.as_bytes(), &mut answer)).unwrap();
+    (code, serde_json::from_slice(&answer).unwrap_or(Value::Null))
 }
 
 fn socket_for(to: SocketAddr) -> std::io::Result<UdpSocket> {

@@ -139,6 +139,37 @@ impl Range {
         Ok(Self { subnet, first, last, gateway })
     }
 
+    /// What is left of a block. The first address stands for the block between nodes and counts as its gateway.
+    fn parts(block: IpNet, except: &[IpNet]) -> Vec<Self> {
+        let network = block.network();
+        let (bottom, top) = (to_number(network), to_number(block.broadcast()));
+        let of_family = except.iter().filter(|net| net.addr().is_ipv4() == network.is_ipv4());
+        let mut holes: Vec<(u128, u128)> =
+            of_family.map(|net| (to_number(net.network()), to_number(net.broadcast()))).collect();
+        holes.push((bottom, bottom));
+        holes.sort_unstable();
+        let mut parts = Vec::new();
+        let mut next = bottom;
+        let part = |first: u128, last: u128| Self {
+            subnet: block,
+            first: like(first, network),
+            last: like(last, network),
+            gateway: network,
+        };
+        for (first, last) in
+            holes.into_iter().filter(|(first, last)| *last >= bottom && *first <= top)
+        {
+            if first > next {
+                parts.push(part(next, first - 1));
+            }
+            next = next.max(last.saturating_add(1));
+        }
+        if next <= top {
+            parts.push(part(next, top));
+        }
+        parts
+    }
+
     fn holds(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.first.is_ipv4()
             && (to_number(self.first)..=to_number(self.last)).contains(&to_number(ip))
@@ -177,6 +208,13 @@ impl RangeSet {
             }
         }
         if checked.is_empty() { Err(RangeError::Missing) } else { Ok(checked) }
+    }
+
+    /// Whole blocks of one family, but for the first address of each and for the exceptions; `None` when nothing is left.
+    pub fn of_blocks<'a>(blocks: impl Iterator<Item = (IpNet, &'a [IpNet])>) -> Option<Self> {
+        let ranges: Vec<Range> =
+            blocks.flat_map(|(block, except)| Range::parts(block, except)).collect();
+        (!ranges.is_empty()).then_some(Self { ranges })
     }
 
     /// Whether this set gives out that address.

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{IpamError, RangeSet};
 use crate::Identity;
@@ -74,6 +75,32 @@ impl Store {
         let lock = options.open(&path).map_err(failed("open", &path))?;
         lock.lock().map_err(failed("lock", &path))?;
         Ok(Self { directory, _lock: lock })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Everything reserved with its age, in no order; a clock that was set back makes it young.
+    ///
+    /// # Errors
+    /// [`IpamError::File`].
+    pub fn ages(&self) -> Result<Vec<(Reservation, Duration)>, IpamError> {
+        let age = |entry: &Reservation| {
+            let meta = fs::metadata(self.directory.join(entry.address.to_string())).ok()?;
+            meta.modified().ok()?.elapsed().ok()
+        };
+        let all = self.reservations()?.into_iter();
+        Ok(all.map(|entry| (entry.clone(), age(&entry).unwrap_or_default())).collect())
+    }
+
+    /// Reserves one address that was found in use.
+    ///
+    /// # Errors
+    /// [`IpamError::File`].
+    pub fn insert(&mut self, address: IpAddr, owner: &Identity) -> Result<(), IpamError> {
+        self.put(address, owner)
     }
 
     /// Everything reserved, in no order.
@@ -232,12 +259,7 @@ impl Store {
     }
 
     fn write(&self, set: usize, address: IpAddr, owner: &Identity) -> Result<(), IpamError> {
-        let unfinished = self.directory.join(UNFINISHED);
-        let path = self.directory.join(address.to_string());
-        // Line ends as the reference plugin writes them.
-        let text = format!("{}\r\n{}", owner.container_id, owner.ifname);
-        fs::write(&unfinished, text).map_err(failed("write", &unfinished))?;
-        fs::rename(&unfinished, &path).map_err(failed("create", &path))?;
+        self.put(address, owner)?;
         let last = self.directory.join(format!("last_reserved_ip.{set}"));
         if set == 0 && !last.exists() {
             // The name it had before there were sets, which people still look at.
@@ -245,6 +267,15 @@ impl Store {
             drop(std::os::unix::fs::symlink("last_reserved_ip.0", old_name));
         }
         overwrite(&last, &address.to_string()).map_err(failed("write", &last))
+    }
+
+    fn put(&self, address: IpAddr, owner: &Identity) -> Result<(), IpamError> {
+        let unfinished = self.directory.join(UNFINISHED);
+        let path = self.directory.join(address.to_string());
+        // Line ends as the reference plugin writes them.
+        let text = format!("{}\r\n{}", owner.container_id, owner.ifname);
+        fs::write(&unfinished, text).map_err(failed("write", &unfinished))?;
+        fs::rename(&unfinished, &path).map_err(failed("create", &path))
     }
 
     fn remove(&self, address: IpAddr) -> Result<(), IpamError> {
