@@ -59,7 +59,9 @@ impl Traces {
     /// The pods that would lose their network, as the links' aliases name them.
     #[must_use]
     pub fn pods(&self) -> Vec<&str> {
-        let aliases = self.links.iter().filter_map(|link| link.alias.as_deref());
+        // Tunnels have such an alias, too.
+        let pods = self.links.iter().filter(|link| link.kind.as_deref() == Some("veth"));
+        let aliases = pods.filter_map(|link| link.alias.as_deref());
         aliases.map(|alias| alias.strip_prefix(ALIAS_PREFIX).unwrap_or(alias)).collect()
     }
 
