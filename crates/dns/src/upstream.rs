@@ -186,6 +186,13 @@ fn data_of(kind: u16, data: &AllRecordData<&[u8], ParsedName<&[u8]>>) -> Option<
         AllRecordData::Cname(cname) => Data::Cname(name_of(cname.cname())?),
         AllRecordData::Ptr(ptr) => Data::Ptr(name_of(ptr.ptrdname())?),
         AllRecordData::Ns(ns) => Data::Ns(name_of(ns.nsdname())?),
+        AllRecordData::Srv(srv) => Data::Srv {
+            priority: srv.priority(),
+            weight: srv.weight(),
+            port: srv.port(),
+            target: name_of(srv.target())?,
+        },
+        AllRecordData::Txt(txt) => Data::Txt(txt.iter().map(Box::from).collect()),
         AllRecordData::Soa(soa) => Data::Soa(std::sync::Arc::new(Soa {
             server: name_of(soa.mname())?,
             mailbox: name_of(soa.rname())?,
