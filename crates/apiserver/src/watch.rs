@@ -42,7 +42,12 @@ struct Watcher {
     include: IncludeObject,
     bookmarks: bool,
     now: fn() -> jiff::Timestamp,
-    /// Lines that wait to be sent: the initial state.
+    /// The objects there were at first that have not been sent yet: each is serialised when its turn comes, so that the
+    /// client reads the first while the last are still objects.
+    initial: std::vec::IntoIter<Arc<Value>>,
+    /// The revision to say at the end of those, if the client wants to know.
+    initial_end: Option<u64>,
+    /// Lines that wait to be sent.
     pending: VecDeque<Bytes>,
     columns_sent: bool,
     end: Pin<Box<Sleep>>,
@@ -116,6 +121,8 @@ pub(crate) fn collection(
         include,
         bookmarks,
         now: jiff::Timestamp::now,
+        initial: Vec::new().into_iter(),
+        initial_end: None,
         pending: VecDeque::new(),
         columns_sent: false,
         end: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
@@ -126,16 +133,8 @@ pub(crate) fn collection(
     if let Some(listing) = listing
         && initial != Some(false)
     {
-        for object in &listing.items {
-            if watcher.selection.matches(&watcher.resource, object) {
-                let line = watcher.line("ADDED", object);
-                watcher.pending.push_back(line);
-            }
-        }
-        if initial == Some(true) && bookmarks {
-            let line = watcher.bookmark(listing.revision, true);
-            watcher.pending.push_back(line);
-        }
+        watcher.initial = listing.items.into_iter();
+        watcher.initial_end = (initial == Some(true) && bookmarks).then_some(listing.revision);
     }
     let stream = futures::stream::unfold(watcher, |mut watcher| async move {
         let bytes = watcher.next().await?;
@@ -212,6 +211,7 @@ impl Watcher {
         if self.over {
             return None;
         }
+        self.take_initial();
         if let Some(frame) = self.pending_frame() {
             return Some(frame);
         }
@@ -261,6 +261,23 @@ impl Watcher {
                         return Some(frame);
                     }
                 }
+            }
+        }
+    }
+
+    /// Queues a frame's worth of the objects there were at first.
+    fn take_initial(&mut self) {
+        while self.pending.len() < LINES {
+            let Some(object) = self.initial.next() else {
+                if let Some(revision) = self.initial_end.take() {
+                    let line = self.bookmark(revision, true);
+                    self.pending.push_back(line);
+                }
+                return;
+            };
+            if self.selection.matches(&self.resource, &object) {
+                let line = self.line("ADDED", &object);
+                self.pending.push_back(line);
             }
         }
     }

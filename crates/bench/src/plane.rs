@@ -119,6 +119,14 @@ impl Plane {
         !self.is_ours() || revision("wanted") == revision("applied")
     }
 
+    /// Seconds spent so far on working out the whole and bringing the kernel to it, lists from the API not counted.
+    pub(crate) fn whole_syncs(&self, numbers: &Numbers) -> Option<f64> {
+        numbers.sum(match self {
+            Self::Fairway { .. } => "fairway_full_sync_seconds_sum",
+            Self::KubeProxy { .. } => "kubeproxy_sync_full_proxy_rules_duration_seconds_sum",
+        })
+    }
+
     /// Operations sent to the kernel so far, where it says so.
     pub(crate) fn operations(&self, numbers: &Numbers) -> Option<f64> {
         self.is_ours().then(|| numbers.sum("fairway_transaction_operations_sum").unwrap_or(0.0))

@@ -8,6 +8,12 @@ use serde_json::{Value, json};
 /// Everything that is measured: key, words, unit, decimals.
 const METRICS: &[(&str, &str, &str, usize)] = &[
     ("first_sync_s", "first sync: start → every sampled Service answers", "s", 2),
+    (
+        "first_sync_itself_s",
+        "  of it the sync itself, without the lists (its own histogram)",
+        "s",
+        2,
+    ),
     ("first_sync_cpu_s", "  processor time until it is idle", "s", 2),
     ("kernel_elements", "  elements in the kernel's table", "", 0),
     ("kernel_chains", "  chains in the kernel's table", "", 0),
@@ -39,6 +45,7 @@ const METRICS: &[(&str, &str, &str, usize)] = &[
     ("cpu_ms_per_change", "processor time per change", "ms", 1),
     ("resident_after_mib", "memory after the changes, resident", "MiB", 1),
     ("restart_s", "restart with nothing changed → synced", "s", 2),
+    ("restart_itself_s", "  of it the sync itself", "s", 2),
     ("restart_operations", "  operations of it", "", 0),
     ("restart_asked", "  requests meanwhile", "", 0),
     ("restart_lost", "  of these lost", "", 0),

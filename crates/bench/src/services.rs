@@ -151,6 +151,8 @@ impl Bench<'_> {
         say!("{}: first sync {took:.2?}", self.plane.title());
         process.settle(Duration::from_secs(60))?;
         measured.insert("first_sync_cpu_s", process.cpu());
+        let itself = self.plane.whole_syncs(&self.plane.numbers(self.world)?);
+        measured.extend(itself.map(|seconds| ("first_sync_itself_s", seconds)));
         let memory = process.memory();
         measured.insert("resident_mib", mebibytes(memory.resident));
         measured.insert("anonymous_mib", mebibytes(memory.anonymous));
@@ -321,6 +323,8 @@ impl Bench<'_> {
         })?;
         let (process, took, numbers) = outcome?;
         measured.insert("restart_s", took.as_secs_f64());
+        let itself = self.plane.whole_syncs(&numbers);
+        measured.extend(itself.map(|seconds| ("restart_itself_s", seconds)));
         measured.insert("restart_asked", f64::from(asked));
         measured.insert("restart_lost", f64::from(lost));
         measured.extend(self.plane.operations(&numbers).map(|count| ("restart_operations", count)));

@@ -11,12 +11,14 @@
 mod connect;
 mod dial;
 mod events;
+mod follow;
 mod pace;
 mod progress;
 mod servers;
 mod stream;
 mod token;
 mod watch;
+mod wire;
 
 pub use connect::{Access, ConnectError, connect, connect_to};
 pub use events::EventWriter;

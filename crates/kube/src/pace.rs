@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use kube::runtime::utils::Backoff;
 use model::Report;
 
 /// The same report is not written again before this has passed.
@@ -20,7 +19,7 @@ const REMEMBERED: usize = 1024;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// Waits begin anew after this long without one. Not at the first success: a watcher that pages announces every new attempt.
+/// Waits begin anew after this long without one. Not at the first success, which proves nothing.
 const CALM: Duration = Duration::from_secs(20);
 
 /// Waits that double from 0.1 s to 10 s, each drawn from its upper half, so that the nodes of a cluster do not come back
@@ -44,11 +43,6 @@ impl Iterator for Retry {
         let share = RandomState::new().hash_one(self.attempt) % 1024;
         Some(whole / 2 + whole * share as u32 / 2048)
     }
-}
-
-impl Backoff for Retry {
-    /// Says that an item came, which proves nothing: see [`CALM`].
-    fn reset(&mut self) {}
 }
 
 /// Decides; knows no clock.

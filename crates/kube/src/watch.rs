@@ -1,32 +1,25 @@
-//! The watches. Lists stream (KEP-3157) where the server can, and are paged where it cannot; either way an object is
-//! converted as it arrives and dropped.
+//! The watches: which kinds, and what each object means to the model. An object is converted as it arrives and dropped.
 
-use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::DeserializeGuard;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use model::convert::{AddressBlock, ClusterNetworkPolicy, IpPool};
 use model::{Event, Kind, NodeFacts, ObjectKey, ObjectRef, Parsed, Report, Severity, Uid, Update};
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::pace::Retry;
+use crate::follow::{Absent, Follower, Heard};
 use crate::progress::revision_of;
+use crate::wire::{Received, Wire};
 
-/// Objects per page where lists do not stream.
-const PAGE: u32 = 200;
 /// A server that does not know a kind is asked again after this: it may be upgraded.
 const ABSENT: Duration = Duration::from_secs(600);
-/// The same for pools, which somebody may just be installing.
+/// The same for kinds with definitions of their own.
 const ABSENT_POOLS: Duration = Duration::from_secs(20);
 /// When the objects of an EndpointSlice changed, written by its controller with sub-second precision.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -62,7 +55,8 @@ pub struct Watches {
     _tasks: JoinSet<()>,
 }
 
-/// Watches Services, EndpointSlices, Nodes, Pods, Namespaces, NetworkPolicies and, where the server has them, ServiceCIDRs. Messages of one kind are in order.
+/// Watches Services, EndpointSlices, Nodes, Pods, Namespaces, NetworkPolicies and, where the server has them, ServiceCIDRs.
+/// Messages of one kind are in order.
 #[must_use]
 pub fn watch(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
     let mut tasks = JoinSet::new();
@@ -126,11 +120,6 @@ pub fn watch_pools(client: &Client, sink: &mpsc::Sender<Message>) -> Watches {
     Watches { _tasks: tasks }
 }
 
-/// Whether a server may not have the kind.
-fn is_optional(kind: Kind) -> bool {
-    matches!(kind, Kind::ServiceCidr | Kind::Pool | Kind::Block | Kind::ClusterNetworkPolicy)
-}
-
 /// Follows one kind until the receiver is gone.
 async fn follow<K, T>(
     client: Client,
@@ -138,148 +127,62 @@ async fn follow<K, T>(
     kind: Kind,
     wrap: fn(Update<T>) -> Event,
 ) where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+    K: Wire,
     for<'a> Parsed<T>: TryFrom<&'a K, Error = Report>,
 {
-    // Of a kind the server may not have, the first answer must be one whose status is looked at; there are few of them.
-    let mut streaming = !is_optional(kind);
-    let mut known = false;
-    loop {
-        let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
-        let config = watcher::Config::default();
-        let config = if streaming { config.streaming_lists() } else { config.page_size(PAGE) };
-        let mut stream = pin!(watcher::watcher(api, config).backoff(Retry::default()));
-        let mut listing = false;
-        while let Some(item) = stream.next().await {
-            let message = match item {
-                Ok(event) => {
-                    let of_list =
-                        matches!(event, watcher::Event::InitApply(_) | watcher::Event::InitDone);
-                    // The library announces pages and not streamed lists. Without a beginning, what went while nobody
-                    // watched would stay for ever.
-                    if of_list && !listing {
-                        let begin = convert::<K, T>(watcher::Event::Init, kind, wrap);
-                        if sink.send(begin).await.is_err() {
-                            return;
-                        }
-                    }
-                    listing = matches!(event, watcher::Event::Init | watcher::Event::InitApply(_));
-                    known |= matches!(event, watcher::Event::InitDone);
-                    convert::<K, T>(event, kind, wrap)
-                }
-                Err(error) => {
-                    if streaming && cannot_stream(&error) {
-                        tracing::info!(
-                            kind = kind.as_str(),
-                            "the server does not stream lists, paging instead"
-                        );
-                        streaming = false;
-                        break;
-                    }
-                    if is_optional(kind) && is_absent(&error) {
-                        tracing::debug!(kind = kind.as_str(), "the server does not have this kind");
-                        if kind == Kind::ServiceCidr {
-                            tokio::time::sleep(ABSENT).await;
-                            break;
-                        }
-                        // A server that begins may not know yet what it will serve: what was listed once is not taken for
-                        // gone at the first word.
-                        if !std::mem::take(&mut known) {
-                            for event in [watcher::Event::Init, watcher::Event::InitDone] {
-                                if sink.send(convert::<K, T>(event, kind, wrap)).await.is_err() {
-                                    return;
-                                }
-                            }
-                        }
-                        tokio::time::sleep(ABSENT_POOLS).await;
-                        break;
-                    }
-                    listing = false;
-                    Message::Failed { kind, error: chain(&error) }
-                }
-            };
-            if sink.send(message).await.is_err() {
-                return;
-            }
+    let optional = match kind {
+        // Nothing waits for these, and a server that has none has none until it is upgraded.
+        Kind::ServiceCidr => Some(Absent { again: ABSENT, is_empty: false }),
+        // Somebody may just be installing their definitions.
+        Kind::Pool | Kind::Block | Kind::ClusterNetworkPolicy => {
+            Some(Absent { again: ABSENT_POOLS, is_empty: true })
         }
-    }
+        _ => None,
+    };
+    Follower::new(client, optional, sink, move |heard| convert::<K, T>(heard, kind, wrap))
+        .run()
+        .await;
 }
 
-/// A server that does not know `sendInitialEvents` refuses the watch as a bad request.
-fn cannot_stream(error: &watcher::Error) -> bool {
-    match error {
-        // The library does not look at the answer's status before it reads the body as a watch.
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => {
-            matches!(status.code, 400 | 405 | 422)
-        }
-        watcher::Error::WatchError(status) => matches!(status.code, 400 | 405 | 422),
-        _ => false,
-    }
-}
-
-/// A server that does not know the kind.
-fn is_absent(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
-}
-
-/// An error with its causes, on one line, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-fn convert<K, T>(
-    event: watcher::Event<DeserializeGuard<K>>,
-    kind: Kind,
-    wrap: fn(Update<T>) -> Event,
-) -> Message
+fn convert<K, T>(heard: Heard<K>, kind: Kind, wrap: fn(Update<T>) -> Event) -> Message
 where
-    K: Resource<DynamicType = ()>,
+    K: Wire,
     for<'a> Parsed<T>: TryFrom<&'a K, Error = Report>,
 {
     let mut happened = None;
-    let revision = match &event {
-        watcher::Event::Apply(object)
-        | watcher::Event::InitApply(object)
-        | watcher::Event::Delete(object) => revision_of(object.meta()),
-        watcher::Event::Init | watcher::Event::InitDone => None,
+    let revision = match &heard {
+        Heard::Applied(object) | Heard::Listed(object) => revision_of(object.meta()),
+        Heard::Deleted(meta) => revision_of(meta),
+        Heard::Begin | Heard::End | Heard::Failed(_) => None,
     };
-    let (update, reports) = match event {
-        watcher::Event::Init => (Update::Begin, Vec::new()),
-        watcher::Event::InitDone => (Update::End, Vec::new()),
-        watcher::Event::Delete(object) => (Update::Deleted(key(object.meta())), Vec::new()),
-        watcher::Event::InitApply(object) => read(&object, kind, Update::Listed),
-        watcher::Event::Apply(object) => {
-            happened = time_of(object.meta());
-            read(&object, kind, Update::Applied)
+    let (update, reports) = match heard {
+        Heard::Begin => (Update::Begin, Vec::new()),
+        Heard::End => (Update::End, Vec::new()),
+        Heard::Deleted(meta) => (Update::Deleted(key(&meta)), Vec::new()),
+        Heard::Listed(object) => read(object, kind, Update::Listed),
+        Heard::Applied(object) => {
+            if let Received::Good(read) = &object {
+                happened = time_of(read.object.meta(), read.written);
+            }
+            read(object, kind, Update::Applied)
         }
+        Heard::Failed(error) => return Message::Failed { kind, error },
     };
     Message::Event { event: wrap(update), revision, received: Instant::now(), happened, reports }
 }
 
 fn read<K, T>(
-    object: &DeserializeGuard<K>,
+    received: Received<K>,
     kind: Kind,
     wrap: fn(T) -> Update<T>,
 ) -> (Update<T>, Vec<Report>)
 where
-    K: Resource<DynamicType = ()>,
+    K: Wire,
     for<'a> Parsed<T>: TryFrom<&'a K, Error = Report>,
 {
-    let meta = object.meta();
-    let outcome = match &object.0 {
-        Ok(object) => Parsed::<T>::try_from(object),
-        Err(invalid) => Err(Report {
+    let outcome = match &received {
+        Received::Good(read) => Parsed::<T>::try_from(&read.object),
+        Received::Misshapen { meta, error } => Err(Report {
             object: ObjectRef {
                 kind,
                 key: key(meta),
@@ -287,13 +190,13 @@ where
             },
             severity: Severity::Error,
             reason: "Unreadable",
-            message: format!("the object does not have the shape of its kind: {}", invalid.error),
+            message: format!("the object does not have the shape of its kind: {error}"),
             hint: "correct the field; until then the last readable form stays in effect".into(),
         }),
     };
     match outcome {
         Ok(parsed) => (wrap(parsed.value), parsed.reports),
-        Err(report) => (Update::Unreadable(key(meta)), vec![report]),
+        Err(report) => (Update::Unreadable(key(received.meta())), vec![report]),
     }
 }
 
@@ -304,37 +207,34 @@ fn key(meta: &ObjectMeta) -> ObjectKey {
     )
 }
 
-/// When the object changed last: the trigger annotation, else the newest field manager's time, else its creation.
-fn time_of(meta: &ObjectMeta) -> Option<SystemTime> {
+/// When the object changed last: the trigger annotation, else when somebody wrote to it last, else its creation.
+fn time_of(meta: &ObjectMeta, written: Option<Timestamp>) -> Option<SystemTime> {
     let trigger = meta.annotations.as_ref().and_then(|annotations| annotations.get(TRIGGER_TIME));
-    let trigger = trigger.and_then(|text| text.parse::<k8s_openapi::jiff::Timestamp>().ok());
-    let managed = meta
-        .managed_fields
-        .iter()
-        .flatten()
-        .filter_map(|entry| entry.time.as_ref())
-        .map(|time| time.0)
-        .max();
+    let trigger = trigger.and_then(|text| text.parse::<Timestamp>().ok());
     let created = meta.creation_timestamp.as_ref().map(|time| time.0);
-    trigger.or(managed).or(created).map(SystemTime::from)
+    trigger.or(written).or(created).map(SystemTime::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{self, Line};
 
-    fn guarded<K: Resource<DynamicType = ()> + DeserializeOwned>(
-        value: serde_json::Value,
-    ) -> DeserializeGuard<K> {
-        serde_json::from_value(value).expect("metadata at least")
+    fn heard<K: Wire>(kind: &str, object: &serde_json::Value) -> Heard<K> {
+        let line = serde_json::json!({"type": kind, "object": object}).to_string();
+        match wire::line::<K>(line.as_bytes()).expect("a line") {
+            Line::Applied(object) => Heard::Applied(object),
+            Line::Deleted(meta) => Heard::Deleted(meta),
+            _ => panic!("an object"),
+        }
     }
 
     #[test]
     fn an_object_of_the_wrong_shape_keeps_its_last_form_and_says_why() {
-        let object = guarded::<Service>(serde_json::json!({
+        let object = serde_json::json!({
             "metadata": {"namespace": "d", "name": "web"}, "spec": {"ports": "eighty"}
-        }));
-        let message = convert(watcher::Event::Apply(object), Kind::Service, Event::Service);
+        });
+        let message = convert(heard::<Service>("ADDED", &object), Kind::Service, Event::Service);
         let Message::Event { event, reports, .. } = message else { panic!("an event") };
         assert_eq!(event, Event::Service(Update::Unreadable(ObjectKey::new("d", "web"))));
         assert_eq!(reports[0].reason, "Unreadable");
@@ -343,28 +243,30 @@ mod tests {
 
     #[test]
     fn the_time_of_a_change_is_the_most_precise_one_there_is() {
-        let object = guarded::<EndpointSlice>(serde_json::json!({
-            "addressType": "IPv4",
-            "metadata": {"namespace": "d", "name": "web", "creationTimestamp": "2026-01-01T00:00:00Z",
-                         "annotations": {TRIGGER_TIME: "2026-01-01T00:00:01.5Z"}}
-        }));
-        let at = time_of(object.meta()).expect("a time");
-        let since = at.duration_since(SystemTime::UNIX_EPOCH).expect("after the epoch");
-        assert_eq!(since.as_millis() % 10_000, 1_500);
-        let message = convert(watcher::Event::Apply(object), Kind::EndpointSlice, Event::Slice);
-        assert!(matches!(message, Message::Event { happened: Some(_), .. }));
+        let object = |annotations: serde_json::Value| {
+            serde_json::json!({
+                "addressType": "IPv4",
+                "metadata": {"namespace": "d", "name": "web", "creationTimestamp": "2026-01-01T00:00:00Z",
+                             "annotations": annotations,
+                             "managedFields": [{"time": "2026-01-01T00:00:07Z", "fieldsV1": {"f:metadata": {}}},
+                                               {"time": "2026-01-01T00:00:05Z"}, {}]}
+            })
+        };
+        let precise = object(serde_json::json!({TRIGGER_TIME: "2026-01-01T00:00:01.5Z"}));
+        for (object, millis) in [(precise, 1_500), (object(serde_json::json!({})), 7_000)] {
+            let heard = heard::<EndpointSlice>("MODIFIED", &object);
+            let message = convert(heard, Kind::EndpointSlice, Event::Slice);
+            let Message::Event { happened: Some(at), .. } = message else { panic!("a time") };
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).expect("after the epoch");
+            assert_eq!(since.as_millis() % 10_000, millis);
+        }
     }
 
     #[test]
     fn a_deleted_object_needs_no_shape() {
-        let object = guarded::<Service>(
-            serde_json::json!({"metadata": {"namespace": "d", "name": "web"}, "spec": 1}),
-        );
-        let message = convert::<Service, model::Service>(
-            watcher::Event::Delete(object),
-            Kind::Service,
-            Event::Service,
-        );
+        let object = serde_json::json!({"metadata": {"namespace": "d", "name": "web"}, "spec": 1});
+        let heard = heard::<Service>("DELETED", &object);
+        let message = convert::<Service, model::Service>(heard, Kind::Service, Event::Service);
         let Message::Event { event, .. } = message else { panic!("an event") };
         assert_eq!(event, Event::Service(Update::Deleted(ObjectKey::new("d", "web"))));
     }

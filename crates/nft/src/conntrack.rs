@@ -63,6 +63,20 @@ pub struct Flow {
     pub is_closed: bool,
 }
 
+impl Flow {
+    /// Where the answers come from: the endpoint, where the destination was translated.
+    #[must_use]
+    pub fn answered_by(&self) -> SocketAddr {
+        SocketAddr::new(self.reply.source, self.reply.source_port)
+    }
+
+    /// Whether its destination was translated (`IPS_DST_NAT`).
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        self.status & 32 != 0
+    }
+}
+
 /// A frontend: the address clients dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Frontend {
@@ -72,34 +86,6 @@ pub struct Frontend {
     pub address: Option<IpAddr>,
     /// The port.
     pub port: u16,
-}
-
-/// What to delete of a frontend's flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stale {
-    /// All of them.
-    All,
-    /// Those translated to this endpoint.
-    To(SocketAddr),
-    /// Those not translated at all: what came before the frontend had an endpoint.
-    Untranslated,
-}
-
-impl Stale {
-    /// Whether a frontend's flow is one of these.
-    #[must_use]
-    pub fn covers(&self, flow: &Flow) -> bool {
-        let answered_by = SocketAddr::new(flow.reply.source, flow.reply.source_port);
-        match self {
-            Self::All => true,
-            Self::To(endpoint) => answered_by == *endpoint,
-            Self::Untranslated => {
-                let dialled =
-                    SocketAddr::new(flow.original.destination, flow.original.destination_port);
-                answered_by == dialled
-            }
-        }
-    }
 }
 
 /// A failure to list or delete connections.
@@ -200,20 +186,6 @@ impl Conntrack {
             }
         })?;
         Ok(flows)
-    }
-
-    /// Deletes a frontend's stale connections and tells how many there were.
-    ///
-    /// # Errors
-    /// [`ConntrackError`]; connections deleted before it stay deleted.
-    pub fn delete_stale(
-        &mut self,
-        frontend: Frontend,
-        stale: Stale,
-    ) -> Result<usize, ConntrackError> {
-        let mut flows = self.of_frontend(frontend)?;
-        flows.retain(|flow| stale.covers(flow));
-        self.delete(&flows)
     }
 
     /// Deletes connections by their original direction and tells how many were there.

@@ -12,7 +12,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use netns::{in_namespace, run};
-use nft::conntrack::{Conntrack, Frontend, Stale};
+use nft::conntrack::{Conntrack, Frontend};
 use nft::kernel::Netlink;
 use nft::{
     Chain, Data, Element, Family, Hook, HookKind, HookPoint, IpFamily, Kernel, Packed, Selector,
@@ -93,14 +93,14 @@ fn a_deleted_udp_flow_is_translated_anew() {
         client.send(b"2").unwrap();
         assert!(received(&first).is_some() && received(&second).is_none());
 
-        assert_eq!(conntrack.delete_stale(frontend, Stale::To(second_address)).unwrap(), 0);
-        assert_eq!(conntrack.delete_stale(frontend, Stale::Untranslated).unwrap(), 0);
-        assert_eq!(conntrack.delete_stale(frontend, Stale::To(first_address)).unwrap(), 1);
+        assert!(flow.is_redirected() && flow.answered_by() == first_address, "{flow:?}");
+        assert_eq!(conntrack.delete(&flows).unwrap(), 1);
         client.send(b"3").unwrap();
         assert!(received(&second).is_some());
 
         let any = Frontend { address: None, ..frontend };
-        assert_eq!(conntrack.delete_stale(any, Stale::All).unwrap(), 1);
+        let again = conntrack.of_frontend(any).unwrap();
+        assert_eq!(conntrack.delete(&again).unwrap(), 1);
         assert_eq!(conntrack.delete(&flows).unwrap(), 0);
         let left = conntrack.list().unwrap();
         assert!(
@@ -110,6 +110,8 @@ fn a_deleted_udp_flow_is_translated_anew() {
 
         switch(&mut kernel, None);
         client.send(b"4").ok();
-        assert_eq!(conntrack.delete_stale(frontend, Stale::Untranslated).unwrap(), 1);
+        let alone = conntrack.of_frontend(frontend).unwrap();
+        assert!(alone.len() == 1 && !alone[0].is_redirected(), "{alone:?}");
+        assert_eq!(conntrack.delete(&alone).unwrap(), 1);
     });
 }

@@ -17,9 +17,6 @@ use crate::kernel::Actual;
 
 pub use text::{list, show};
 
-/// `IPS_DST_NAT`.
-const TRANSLATED: u32 = 32;
-
 /// A Service as the kernel serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -262,32 +259,21 @@ fn unserved_word(unserved: Unserved) -> &'static str {
 }
 
 /// Open connections by what was dialled and where it led.
-struct Connections(HashMap<(u8, Option<IpAddr>, u16, SocketAddr), usize>);
+struct Connections(HashMap<(Frontend, SocketAddr), usize>);
 
 impl Connections {
     fn new(flows: &[Flow]) -> Self {
         let mut counts = HashMap::new();
-        for flow in flows {
-            if flow.status & TRANSLATED == 0 || flow.is_closed {
-                continue;
-            }
-            let (original, reply) = (&flow.original, &flow.reply);
-            let endpoint = SocketAddr::new(reply.source, reply.source_port);
-            for address in [Some(original.destination), None] {
-                let dialled = (original.protocol, address, original.destination_port, endpoint);
-                *counts.entry(dialled).or_default() += 1;
+        for flow in flows.iter().filter(|flow| flow.is_redirected() && !flow.is_closed) {
+            for frontend in Frontend::dialled_by(flow).into_iter().flatten() {
+                *counts.entry((frontend, flow.answered_by())).or_default() += 1;
             }
         }
         Self(counts)
     }
 
     fn of(&self, frontend: &Frontend, endpoint: SocketAddr) -> usize {
-        let address = match frontend {
-            Frontend::Address { address, .. } => Some(*address),
-            Frontend::NodePort { .. } => None,
-        };
-        let dialled = (frontend.protocol().number(), address, frontend.port(), endpoint);
-        self.0.get(&dialled).copied().unwrap_or(0)
+        self.0.get(&(*frontend, endpoint)).copied().unwrap_or(0)
     }
 }
 

@@ -30,4 +30,4 @@ pub use frontend::{Frontend, Side};
 pub use health::HealthCheck;
 pub use planner::{Delta, Loads, Plan, Planner};
 pub use program::TABLE;
-pub use stale::{Backends, Insiders, StaleFlow};
+pub use stale::{Backends, Insiders, StaleFlow, StaleFlows};

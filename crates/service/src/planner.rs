@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Change, NodeFacts, NodeName, Report, ServiceKey, Snapshot};
+use nft::conntrack::Flow;
 
 use crate::claims::Claims;
 use crate::compile::{self, Context, Planned, PlannedPort, Prior};
@@ -306,6 +307,28 @@ impl Planner {
             let mut all = planned.ports.iter().flat_map(PlannedPort::all_shown);
             all.find_map(|(own, backends)| (own == *frontend).then_some(backends))
         })
+    }
+
+    /// Whether a tracked connection was translated to an endpoint its frontend no longer has, or came to a frontend before
+    /// that could translate. `is_local` says whether an address is this node's.
+    pub fn is_stale(
+        &self,
+        flow: &Flow,
+        insiders: &Insiders,
+        is_local: impl Fn(IpAddr) -> bool,
+    ) -> bool {
+        let Some([by_address, by_port]) = Frontend::dialled_by(flow) else { return false };
+        let of_port = || {
+            let here = is_local(flow.original.destination);
+            here.then(|| self.endpoints_of(&by_port)).flatten()
+        };
+        let Some(endpoints) = self.endpoints_of(&by_address).or_else(of_port) else { return false };
+        let side = insiders.side_of(flow.original.source);
+        if flow.is_redirected() {
+            !endpoints.keeps(side, &flow.answered_by())
+        } else {
+            !endpoints.of(side).is_empty()
+        }
     }
 
     /// Who stands inside: whose connections a [`StaleFlow`] of one side means.

@@ -1,7 +1,10 @@
 //! Which tracked connections no longer lead where they should.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+
+use model::{Family, Protocol};
+use nft::conntrack::Flow;
 
 use crate::{Frontend, Side};
 
@@ -24,6 +27,62 @@ impl StaleFlow {
     #[must_use]
     pub fn concerns(&self, client: IpAddr, insiders: &Insiders) -> bool {
         self.clients.is_none_or(|side| insiders.side_of(client) == side)
+    }
+}
+
+impl Frontend {
+    /// What a tracked connection's client dialled: the frontend by address, and the one by port, which it is only where the
+    /// address is this node's. `None` where no Service can have the protocol.
+    #[must_use]
+    pub fn dialled_by(flow: &Flow) -> Option<[Self; 2]> {
+        let protocol = Protocol::from_number(flow.original.protocol)?;
+        let (address, port) = (flow.original.destination, flow.original.destination_port);
+        let family = Family::of(address);
+        Some([Self::Address { address, protocol, port }, Self::NodePort { family, protocol, port }])
+    }
+}
+
+/// Stale connections by their frontend, to look at every tracked connection once.
+#[derive(Debug)]
+pub struct StaleFlows<'a> {
+    by_frontend: HashMap<Frontend, Vec<&'a StaleFlow>>,
+    insiders: &'a Insiders,
+}
+
+impl<'a> StaleFlows<'a> {
+    /// Of these, `insiders` being who stands inside.
+    #[must_use]
+    pub fn new(stale: &'a [StaleFlow], insiders: &'a Insiders) -> Self {
+        let mut by_frontend: HashMap<Frontend, Vec<&StaleFlow>> = HashMap::new();
+        for one in stale {
+            by_frontend.entry(one.frontend).or_default().push(one);
+        }
+        Self { by_frontend, insiders }
+    }
+
+    /// Whether it matters which addresses are this node's.
+    #[must_use]
+    pub fn has_node_ports(&self) -> bool {
+        self.by_frontend.keys().any(|frontend| matches!(frontend, Frontend::NodePort { .. }))
+    }
+
+    /// The frontend all of them came through, if it is one.
+    #[must_use]
+    pub fn only(&self) -> Option<&Frontend> {
+        self.by_frontend.keys().next().filter(|_| self.by_frontend.len() == 1)
+    }
+
+    /// Whether a tracked connection is one of them. A port alone is everybody's, pods talk to that port of other machines
+    /// too: `is_local` says whether an address is this node's.
+    pub fn covers(&self, flow: &Flow, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        let Some([by_address, by_port]) = Frontend::dialled_by(flow) else { return false };
+        let at_address = self.by_frontend.get(&by_address);
+        let at_port = self.by_frontend.get(&by_port);
+        let at_port = at_port.filter(|_| is_local(flow.original.destination));
+        at_address.into_iter().chain(at_port).flatten().any(|one| {
+            one.endpoint.is_none_or(|endpoint| endpoint == flow.answered_by())
+                && one.concerns(flow.original.source, self.insiders)
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The file kubeadm writes, files people write, and files that are something else.
 
+use super::field::duration;
+use super::reading::OTHER_SECTION;
 use super::*;
 
 /// As kubeadm 1.33 writes it into the ConfigMap `kube-proxy`.

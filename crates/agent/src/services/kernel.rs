@@ -1,18 +1,16 @@
 //! The sockets of the kernel thread: nf_tables and connection tracking.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use crate::policies;
-use model::{Family, Protocol};
+use model::Protocol;
 use nft::conntrack::{self, Conntrack, ConntrackError, Flow};
 use nft::kernel::{Netlink, Watch};
 use nft::{CommitError, Committed, Kernel as _, ListError, Name, Table, Transaction};
-use service::{Frontend, Insiders, Plan, Planner, StaleFlow};
+use service::{Frontend, Insiders, Plan, Planner, StaleFlow, StaleFlows};
 
-/// IPS_DST_NAT: the connection was translated.
-const TRANSLATED: u32 = 32;
+use crate::policies;
 
 /// Owned by the kernel thread.
 #[derive(Debug)]
@@ -113,33 +111,17 @@ impl Sockets {
         stale: &[StaleFlow],
         insiders: &Insiders,
     ) -> Result<usize, ConntrackError> {
-        let mut by_frontend: HashMap<Frontend, Vec<&StaleFlow>> = HashMap::new();
-        for one in stale {
-            by_frontend.entry(one.frontend).or_default().push(one);
-        }
-        // A port alone is everybody's: pods talk to that port of other machines, too.
-        let has_ports =
-            by_frontend.keys().any(|frontend| matches!(frontend, Frontend::NodePort { .. }));
-        let local = if has_ports { self.local_addresses() } else { LocalAddresses::default() };
+        let stale = StaleFlows::new(stale, insiders);
+        let local =
+            if stale.has_node_ports() { self.local_addresses() } else { LocalAddresses::default() };
         let mut flows = Vec::new();
         let mut take = |flow: &Flow| {
-            let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return };
-            let (address, port) = (flow.original.destination, flow.original.destination_port);
-            let by_address = Frontend::Address { address, protocol, port };
-            let by_port = Frontend::NodePort { family: Family::of(address), protocol, port };
-            let at_address = by_frontend.get(&by_address);
-            let at_port = by_frontend.get(&by_port).filter(|_| local.contains(address));
-            let answered_by = SocketAddr::new(flow.reply.source, flow.reply.source_port);
-            let is_stale = |one: &&StaleFlow| {
-                one.endpoint.is_none_or(|endpoint| endpoint == answered_by)
-                    && one.concerns(flow.original.source, insiders)
-            };
-            if at_address.into_iter().chain(at_port).flatten().any(is_stale) {
+            if stale.covers(flow, |address| local.contains(address)) {
                 flows.push(flow.clone());
             }
         };
-        match by_frontend.keys().next() {
-            Some(&Frontend::Address { address, protocol, port }) if by_frontend.len() == 1 => {
+        match stale.only() {
+            Some(&Frontend::Address { address, protocol, port }) => {
                 // The kernel leaves out all others.
                 let protocol = protocol.number();
                 let asked = conntrack::Frontend { protocol, address: Some(address), port };
@@ -179,23 +161,6 @@ pub(super) fn stale_flows(
     planner: &Planner,
 ) -> Vec<Flow> {
     let insiders = planner.insiders();
-    let is_stale = |flow: &Flow| {
-        let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return false };
-        let (address, port) = (flow.original.destination, flow.original.destination_port);
-        let by_address = Frontend::Address { address, protocol, port };
-        let by_port = Frontend::NodePort { family: Family::of(address), protocol, port };
-        let translated = flow.status & TRANSLATED != 0;
-        let endpoints = match planner.endpoints_of(&by_address) {
-            Some(endpoints) => endpoints,
-            None if local.contains(address) => match planner.endpoints_of(&by_port) {
-                Some(endpoints) => endpoints,
-                None => return false,
-            },
-            None => return false,
-        };
-        let reply = SocketAddr::new(flow.reply.source, flow.reply.source_port);
-        let side = insiders.side_of(flow.original.source);
-        if translated { !endpoints.keeps(side, &reply) } else { !endpoints.of(side).is_empty() }
-    };
-    flows.into_iter().filter(is_stale).collect()
+    let is_local = |address| local.contains(address);
+    flows.into_iter().filter(|flow| planner.is_stale(flow, &insiders, is_local)).collect()
 }

@@ -47,7 +47,7 @@ fn flow(dialled: &str, endpoint: &str, is_closed: bool) -> Flow {
     Flow {
         original: tuple(client, dialled),
         reply: tuple(endpoint, client),
-        status: TRANSLATED,
+        status: 32,
         mark: 0,
         zone: 0,
         is_closed,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use model::{Family, Protocol, ServiceKey, Snapshot, TrafficPolicy};
+use model::{ServiceKey, Snapshot, TrafficPolicy};
 use nft::conntrack::Flow;
 
 use super::{Delta, Planner};
@@ -25,18 +25,14 @@ impl Loads {
 
     /// Adds a tracked connection, if it is alive and came through one of the frontends.
     pub fn add(&mut self, flow: &Flow) {
-        let Some(protocol) = Protocol::from_number(flow.original.protocol) else { return };
+        let Some([by_address, by_port]) = Frontend::dialled_by(flow) else { return };
         if flow.is_closed {
             return;
         }
-        let (address, port) = (flow.original.destination, flow.original.destination_port);
-        let by_address = Frontend::Address { address, protocol, port };
-        let by_port = Frontend::NodePort { family: Family::of(address), protocol, port };
+        // To a port of another machine there may be connections too; none of them leads to an endpoint that is counted.
         let frontend = if self.0.contains_key(&by_address) { by_address } else { by_port };
         if let Some(endpoints) = self.0.get_mut(&frontend) {
-            // The answer comes from the endpoint.
-            let endpoint = SocketAddr::new(flow.reply.source, flow.reply.source_port);
-            *endpoints.entry(endpoint).or_default() += 1;
+            *endpoints.entry(flow.answered_by()).or_default() += 1;
         }
     }
 

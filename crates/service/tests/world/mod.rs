@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use link::Namespace;
 use model::{NodeName, SnapshotWriter};
-use nft::conntrack::{self, Conntrack};
+use nft::conntrack::{Conntrack, Flow};
 use nft::kernel::Netlink;
 use nft::{Double, Family, HookPoint, Kernel as _, Name, Op, Packet, Table, Transaction};
-use service::{Config, Frontend, Loads, Planner, TABLE};
+use service::{Config, Loads, Planner, StaleFlows, TABLE};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -125,21 +125,13 @@ impl World {
         let insiders = self.planner.as_ref().expect("planned").insiders();
         let delete = || {
             let mut conntrack = Conntrack::open().expect("conntrack");
-            for one in &stale {
-                let address = match one.frontend {
-                    Frontend::Address { address, .. } => Some(address),
-                    Frontend::NodePort { .. } => None,
-                };
-                let protocol = one.frontend.protocol().number();
-                let frontend = conntrack::Frontend { protocol, address, port: one.frontend.port() };
-                let mut flows = conntrack.of_frontend(frontend).expect("a listing");
-                flows.retain(|flow| {
-                    let leads_to = SocketAddr::new(flow.reply.source, flow.reply.source_port);
-                    one.endpoint.is_none_or(|endpoint| endpoint == leads_to)
-                        && one.concerns(flow.original.source, &insiders)
-                });
-                conntrack.delete(&flows).expect("delete");
-            }
+            let (mut flows, stale) = (Vec::new(), StaleFlows::new(&stale, &insiders));
+            let take = |flow: &Flow| {
+                // Every address a test dials a node port at is this node's.
+                flows.extend(stale.covers(flow, |_| true).then(|| flow.clone()));
+            };
+            conntrack.each(take).expect("a listing");
+            conntrack.delete(&flows).expect("delete");
         };
         self.node.run(delete).expect("enter the node");
     }
