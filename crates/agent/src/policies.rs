@@ -84,6 +84,11 @@ impl Policies {
         }
     }
 
+    /// Whether the plan is of everything there is.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.planned
+    }
+
     /// It is not known what the kernel should have: this is what it has.
     pub(crate) fn keep(&mut self, kept: Table) {
         self.kept = Some(kept);

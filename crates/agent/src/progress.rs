@@ -34,12 +34,18 @@ impl Seen {
 pub(crate) struct Progress {
     services: Seen,
     slices: Seen,
+    policies: Seen,
     applied: watch::Sender<Option<Applied>>,
 }
 
 impl Progress {
     pub(crate) fn new(applied: watch::Sender<Option<Applied>>) -> Self {
-        Self { services: Seen::default(), slices: Seen::default(), applied }
+        Self {
+            services: Seen::default(),
+            slices: Seen::default(),
+            policies: Seen::default(),
+            applied,
+        }
     }
 
     /// The cluster changed.
@@ -47,13 +53,18 @@ impl Progress {
         match event {
             Event::Service(update) => self.services.note(update, revision),
             Event::Slice(update) => self.slices.note(update, revision),
+            Event::NetworkPolicy(update) => self.policies.note(update, revision),
             _ => {}
         }
     }
 
-    /// The kernel is what everything seen so far says it should be.
-    pub(crate) fn reached(&self) {
-        let now = Some(Applied { services: self.services.all, endpoint_slices: self.slices.all });
+    /// The kernel is what everything seen so far says it should be; `policies` says whether policies are in it.
+    pub(crate) fn reached(&self, policies: bool) {
+        let now = Some(Applied {
+            services: self.services.all,
+            endpoint_slices: self.slices.all,
+            network_policies: if policies { self.policies.all } else { 0 },
+        });
         self.applied.send_if_modified(|applied| {
             let changed = *applied != now;
             *applied = now;
@@ -83,14 +94,14 @@ mod tests {
         progress.saw(&service(Update::Begin), None);
         let listed = service(Update::Unreadable(ObjectKey::new("d", "s")));
         progress.saw(&listed, Some(90));
-        progress.reached();
+        progress.reached(true);
         assert_eq!(*applied.borrow(), Some(Applied::default()), "half a list proves nothing");
         progress.saw(&listed, Some(40));
         progress.saw(&service(Update::End), None);
         progress.saw(&gone(), Some(95));
         assert_eq!(applied.borrow().map(|a| a.services), Some(0), "seen is not applied");
-        progress.reached();
-        assert_eq!(*applied.borrow(), Some(Applied { services: 95, endpoint_slices: 0 }));
+        progress.reached(true);
+        assert_eq!(*applied.borrow(), Some(Applied { services: 95, ..Applied::default() }));
     }
 
     #[test]
@@ -100,7 +111,7 @@ mod tests {
         progress.saw(&gone(), Some(95));
         progress.saw(&service(Update::Begin), None);
         progress.saw(&service(Update::End), None);
-        progress.reached();
+        progress.reached(true);
         assert_eq!(applied.borrow().map(|a| a.services), Some(95));
     }
 
@@ -108,9 +119,9 @@ mod tests {
     fn nothing_new_wakes_nobody() {
         let (sender, mut applied) = watch::channel(None);
         let progress = Progress::new(sender);
-        progress.reached();
+        progress.reached(true);
         applied.mark_unchanged();
-        progress.reached();
+        progress.reached(true);
         assert!(!applied.has_changed().unwrap());
     }
 }

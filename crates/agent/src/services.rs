@@ -182,7 +182,7 @@ impl ServicesLoop {
                     self.update().await?
                 }
                 None => {
-                    self.progress.reached();
+                    self.progress.reached(self.policies.as_ref().is_some_and(Policies::is_planned));
                     self.steer().await?;
                     self.look().await?;
                     continue;
@@ -556,7 +556,7 @@ impl ServicesLoop {
                     policies.committed(&self.metrics);
                 }
                 self.health.up_to_date();
-                self.progress.reached();
+                self.progress.reached(self.policies.as_ref().is_some_and(Policies::is_planned));
             }
             Err(error) => {
                 let wait = self.retry.map_or(RETRY_FIRST, |(_, wait)| (wait * 2).min(RETRY_LAST));

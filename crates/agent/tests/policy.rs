@@ -159,6 +159,8 @@ async fn story(dir: &Path) {
     assert_eq!(answer.as_deref(), Some("ok"));
     assert!(has("10.244.1.7 : goto policy-ingress-"), "in the kernel when the gate opens");
 
+    burst(dir, &pods).await;
+
     // Without an agent the policy stays; one that comes finds nothing to do.
     agent.abort();
     agent.await.ok();
@@ -180,6 +182,25 @@ async fn story(dir: &Path) {
     assert!(passes(&mut one, &mut other));
     agent.abort();
     agent.await.ok();
+}
+
+/// Two hundred pods at once, all under a policy that denies: each gate opens with its pod's policy in the kernel.
+async fn burst(dir: &Path, pods: &Api<Pod>) {
+    let started = std::time::Instant::now();
+    let one = async |number: usize| {
+        let (name, address) = (format!("burst-{number}"), format!("10.244.1.{}", 20 + number));
+        let (answer, ()) =
+            tokio::join!(gate(dir, &name, &address, 15 * SECOND), pod(pods, &name, None));
+        assert_eq!(answer.as_deref(), Some("ok"), "{name}");
+        // Listing the table for every one would be most of the test.
+        assert!(number % 20 != 0 || has(&format!("{address} : goto policy-ingress-")), "{name}");
+    };
+    futures::future::join_all((0..200).map(one)).await;
+    println!("200 pods were let in after {:?}", started.elapsed());
+    let text = table().expect("the table").to_string();
+    let closed =
+        (20..220).filter(|n| text.contains(&format!("10.244.1.{n} : goto policy-ingress-")));
+    assert_eq!(closed.count(), 200);
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use model::Protocol;
-use observe::{facts, kernel, policy};
+use observe::{facts, kernel, policy, progress};
 
 use crate::arguments::PolicyCommand;
 use crate::lab::format;
-use crate::service::{ask_all, at, say, split, verdict};
+use crate::service::{ask_all, at, kubeconfig, say, split, verdict};
+use crate::small_runtime;
 
 pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -38,6 +39,17 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
                 let said = policy::explain(&facts, ends.0, ends.1, (protocol, port))?;
                 say(&policy::print_explanation(&said, format(&output))?)?;
                 Ok(said.allowed)
+            })());
+        }
+        PolicyCommand::Status { policy: wanted, scope, place, output } => {
+            return verdict((|| {
+                let (namespace, name) = split(&wanted, &scope.namespace);
+                let standing = small_runtime()?.block_on(async {
+                    let client = facts::connect(kubeconfig(&place)?.as_deref()).await?;
+                    progress::policy_standing(&client, namespace, name).await
+                })?;
+                say(&progress::print(&standing, format(&output))?)?;
+                Ok(standing.is_everywhere())
             })());
         }
         PolicyCommand::Try { files, place, output } => {

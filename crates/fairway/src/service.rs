@@ -201,7 +201,7 @@ pub(crate) fn at<T: Send>(
     namespace.run(work)?
 }
 
-fn kubeconfig(place: &WhichNode) -> anyhow::Result<Option<PathBuf>> {
+pub(crate) fn kubeconfig(place: &WhichNode) -> anyhow::Result<Option<PathBuf>> {
     if place.kubeconfig.is_some() || place.node.is_none() {
         return Ok(place.kubeconfig.clone());
     }

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 const NAMESPACE: &str = "kube-system";
 const SERVICES: &str = "fairway.dev/applied-services";
 const SLICES: &str = "fairway.dev/applied-endpointslices";
+const POLICIES: &str = "fairway.dev/applied-networkpolicies";
 const LABELS: &str = "app.kubernetes.io/name=fairway,app.kubernetes.io/component=progress";
 const FIELD_MANAGER: &str = "fairway-agent";
 /// The least time between two writes of one node.
@@ -43,13 +44,17 @@ pub struct Applied {
     pub services: u64,
     /// EndpointSlices.
     pub endpoint_slices: u64,
+    /// NetworkPolicies; 0 where they are not enforced.
+    pub network_policies: u64,
 }
 
 impl Applied {
     /// Whether everything `wanted` names is applied.
     #[must_use]
     pub fn covers(&self, wanted: &Self) -> bool {
-        self.services >= wanted.services && self.endpoint_slices >= wanted.endpoint_slices
+        self.services >= wanted.services
+            && self.endpoint_slices >= wanted.endpoint_slices
+            && self.network_policies >= wanted.network_policies
     }
 }
 
@@ -97,7 +102,12 @@ fn read(lease: &Lease) -> Option<NodeProgress> {
     let spec = lease.spec.as_ref()?;
     Some(NodeProgress {
         node: spec.holder_identity.clone()?,
-        applied: Applied { services: number(SERVICES)?, endpoint_slices: number(SLICES)? },
+        applied: Applied {
+            services: number(SERVICES)?,
+            endpoint_slices: number(SLICES)?,
+            // An agent of before, or one that leaves policy to others, does not say.
+            network_policies: number(POLICIES).unwrap_or(0),
+        },
         at: spec.renew_time.as_ref().map(|time| time.0),
     })
 }
@@ -193,6 +203,7 @@ fn lease(name: &str, node: &str, applied: Applied, uid: Option<&str>) -> serde_j
             "annotations": {
                 SERVICES: applied.services.to_string(),
                 SLICES: applied.endpoint_slices.to_string(),
+                POLICIES: applied.network_policies.to_string(),
             },
             "ownerReferences": owners,
         },
@@ -206,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let applied = Applied { services: 812, endpoint_slices: 815 };
+        let applied = Applied { services: 812, endpoint_slices: 815, network_policies: 7 };
         let value = lease("fairway-node-1", "node-1", applied, Some("u-1"));
         assert_eq!(value["metadata"]["ownerReferences"][0]["uid"], "u-1");
         let lease: Lease = serde_json::from_value(value).expect("a Lease");
@@ -225,9 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_must_be_reached() {
-        let wanted = Applied { services: 10, endpoint_slices: 20 };
+    fn every_kind_must_be_reached() {
+        let wanted = Applied { services: 10, endpoint_slices: 20, network_policies: 5 };
         assert!(wanted.covers(&wanted));
-        assert!(!Applied { services: 11, endpoint_slices: 19 }.covers(&wanted));
+        assert!(!Applied { services: 11, endpoint_slices: 19, ..wanted }.covers(&wanted));
+        assert!(!Applied { network_policies: 4, ..wanted }.covers(&wanted));
     }
 }

@@ -1,4 +1,4 @@
-//! `fairway service status`: on how many nodes a Service is programmed.
+//! `fairway service status`, `fairway policy status`: on how many nodes a Service or a NetworkPolicy is programmed.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use cluster::Applied;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use print::{Format, NONE, table};
@@ -20,13 +21,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub struct NodeStanding {
     /// Its name.
     pub node: String,
-    /// Whether its kernel has this Service as the API has it.
+    /// Whether its kernel has it as the API has it.
     pub programmed: bool,
     /// Up to where it follows the API; `None` when its agent never said.
     pub applied: Option<Applied>,
 }
 
-/// A Service on all nodes.
+/// A Service or a NetworkPolicy on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Standing {
@@ -34,7 +35,7 @@ pub struct Standing {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The newest version among the Service and its EndpointSlices.
+    /// Its version; of a Service the newest among it and its EndpointSlices.
     pub revision: u64,
     /// What a node must have applied.
     pub wanted: Applied,
@@ -75,10 +76,37 @@ pub async fn standing(client: &Client, namespace: &str, name: &str) -> anyhow::R
         cluster::revision_of(meta)
             .context("versions of this API server are no numbers and cannot be compared")
     };
-    let mut wanted = Applied { services: number(&service.metadata)?, endpoint_slices: 0 };
+    let mut wanted = Applied { services: number(&service.metadata)?, ..Applied::default() };
     for slice in &slices.items {
         wanted.endpoint_slices = wanted.endpoint_slices.max(number(&slice.metadata)?);
     }
+    on_nodes(client, namespace, name, wanted).await
+}
+
+/// How far the nodes are with a NetworkPolicy.
+///
+/// # Errors
+/// When the API does not answer, there is no such policy, or versions of this API cannot be compared.
+pub async fn policy_standing(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Standing> {
+    let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), namespace);
+    let policy = policies.get_opt(name).await.context("the API cannot be read")?;
+    let Some(policy) = policy else { bail!("there is no NetworkPolicy {namespace}/{name}") };
+    let revision = cluster::revision_of(&policy.metadata)
+        .context("versions of this API server are no numbers and cannot be compared")?;
+    let wanted = Applied { network_policies: revision, ..Applied::default() };
+    on_nodes(client, namespace, name, wanted).await
+}
+
+async fn on_nodes(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    wanted: Applied,
+) -> anyhow::Result<Standing> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
     let nodes = nodes.context("the Nodes cannot be read")?;
     let said = cluster::progress(client).await?;
@@ -95,7 +123,7 @@ pub async fn standing(client: &Client, namespace: &str, name: &str) -> anyhow::R
     Ok(Standing {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        revision: wanted.services.max(wanted.endpoint_slices),
+        revision: wanted.services.max(wanted.endpoint_slices).max(wanted.network_policies),
         wanted,
         programmed: nodes.iter().filter(|node| node.programmed).count(),
         nodes,
@@ -130,6 +158,7 @@ pub fn print(standing: &Standing, format: Format) -> anyhow::Result<String> {
     if let Some(text) = print::data(standing, format)? {
         return Ok(text);
     }
+    let of_policy = standing.wanted.network_policies > 0;
     let mut text = format!("{}/{}: {}\n", standing.namespace, standing.name, standing.sentence());
     let behind: Vec<&NodeStanding> =
         standing.nodes.iter().filter(|node| !node.programmed || format == Format::Wide).collect();
@@ -140,16 +169,22 @@ pub fn print(standing: &Standing, format: Format) -> anyhow::Result<String> {
         let rows: Vec<Vec<String>> = behind
             .iter()
             .map(|node| {
-                vec![
-                    node.node.clone(),
-                    if node.programmed { "True" } else { "False" }.to_owned(),
-                    shown(node.applied, |it| it.services),
-                    shown(node.applied, |it| it.endpoint_slices),
-                ]
+                let programmed = if node.programmed { "True" } else { "False" };
+                let mut row = vec![node.node.clone(), programmed.to_owned()];
+                if of_policy {
+                    row.push(shown(node.applied, |it| it.network_policies));
+                } else {
+                    row.push(shown(node.applied, |it| it.services));
+                    row.push(shown(node.applied, |it| it.endpoint_slices));
+                }
+                row
             })
             .collect();
         text.push('\n');
-        text.push_str(&table(&["NODE", "PROGRAMMED", "SERVICES", "ENDPOINTSLICES"], &rows));
+        let of_service: &[&str] = &["NODE", "PROGRAMMED", "SERVICES", "ENDPOINTSLICES"];
+        let header =
+            if of_policy { &["NODE", "PROGRAMMED", "NETWORKPOLICIES"] } else { of_service };
+        text.push_str(&table(header, &rows));
     }
     Ok(text)
 }
@@ -160,7 +195,9 @@ mod tests {
 
     #[test]
     fn who_is_behind_is_named() {
-        let applied = |endpoint_slices| Some(Applied { services: 812, endpoint_slices });
+        let applied = |endpoint_slices| {
+            Some(Applied { services: 812, endpoint_slices, ..Applied::default() })
+        };
         let node = |name: &str, applied: Option<Applied>, programmed| NodeStanding {
             node: name.to_owned(),
             programmed,
@@ -170,7 +207,7 @@ mod tests {
             namespace: "default".into(),
             name: "web".into(),
             revision: 815,
-            wanted: Applied { services: 812, endpoint_slices: 815 },
+            wanted: Applied { services: 812, endpoint_slices: 815, ..Applied::default() },
             programmed: 1,
             nodes: vec![
                 node("node-1", applied(815), true),

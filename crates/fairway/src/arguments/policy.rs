@@ -71,6 +71,26 @@ Examples:
         #[command(flatten)]
         output: Output,
     },
+    /// On how many nodes a NetworkPolicy is enforced, and up to which revision.
+    #[command(after_help = "\
+A node enforces a policy when its agent has committed its version; each agent says up to which version it is in a
+Lease in kube-system, at most once a second, so this may lag by that much.
+
+Exit codes: 0 enforced on every node, 1 not (yet), 2 could not tell.
+
+Examples:
+  fairway policy status allow-db-access
+  kubectl apply -f policy.yaml && sleep 2 && fairway policy status shop/allow-db-access")]
+    Status {
+        /// NAME or NAMESPACE/NAME.
+        policy: String,
+        #[command(flatten)]
+        scope: Scope,
+        #[command(flatten)]
+        place: WhichNode,
+        #[command(flatten)]
+        output: Output,
+    },
     /// What new or changed policies would change for the connections this node tracks. Nothing is applied.
     #[command(after_help = "\
 Connection tracking remembers a flow from seconds (UDP) to days (TCP) after its last packet.
