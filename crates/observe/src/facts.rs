@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use kube::api::ListParams;
 use kube::{Api, Client};
-use model::convert::{AddressBlock, IpPool};
+use model::convert::{AddressBlock, ClusterNetworkPolicy, IpPool};
 use model::{Event, Parsed, Report, ServiceKey, Snapshot, SnapshotWriter, Update};
 
 /// An API that does not answer for so long is not reachable.
@@ -143,6 +143,13 @@ impl Facts {
         }
     }
 
+    /// Adds a ClusterNetworkPolicy.
+    pub fn cluster_policy(&mut self, object: &ClusterNetworkPolicy) {
+        if let Some(policy) = self.keep(Parsed::<model::ClusterPolicy>::try_from(object)) {
+            self.writer.apply(Event::ClusterPolicy(Update::Applied(policy)));
+        }
+    }
+
     /// Adds an object of a manifest; a kind the data plane does not look at is passed over.
     fn object(&mut self, object: serde_json::Value) -> anyhow::Result<()> {
         let kind = object.get("kind").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
@@ -168,8 +175,18 @@ impl Facts {
                 policy.metadata.namespace.get_or_insert_with(|| "default".to_owned());
                 self.network_policy(&policy);
             }
-            "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "ServiceCIDRList"
-            | "PodList" | "NamespaceList" | "NetworkPolicyList" => {
+            "ClusterNetworkPolicy" => {
+                self.cluster_policy(&serde_json::from_value(object).context(shape)?);
+            }
+            "List"
+            | "ServiceList"
+            | "EndpointSliceList"
+            | "NodeList"
+            | "ServiceCIDRList"
+            | "PodList"
+            | "NamespaceList"
+            | "NetworkPolicyList"
+            | "ClusterNetworkPolicyList" => {
                 let single = kind.trim_end_matches("List").to_owned();
                 let items = object.get("items").and_then(|items| items.as_array());
                 for item in items.into_iter().flatten() {
@@ -246,15 +263,22 @@ pub async fn add_policies(client: &Client, facts: &mut Facts) -> anyhow::Result<
         let namespaces = Api::<Namespace>::all(client.clone()).list(&params).await?;
         let pods = Api::<Pod>::all(client.clone()).list(&params).await?;
         let policies = Api::<NetworkPolicy>::all(client.clone()).list(&params).await?;
-        Ok::<_, kube::Error>((namespaces, pods, policies))
+        // Few clusters have this kind.
+        let of_cluster = Api::<ClusterNetworkPolicy>::all(client.clone()).list(&params).await;
+        let of_cluster = match of_cluster {
+            Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+            other => other?.items,
+        };
+        Ok::<_, kube::Error>((namespaces, pods, policies, of_cluster))
     };
-    let (namespaces, pods, policies) = tokio::time::timeout(PATIENCE, all)
+    let (namespaces, pods, policies, of_cluster) = tokio::time::timeout(PATIENCE, all)
         .await
         .with_context(|| format!("the API did not answer within {} s", PATIENCE.as_secs()))?
         .context("pods, namespaces and network policies cannot be read")?;
     namespaces.items.iter().for_each(|namespace| facts.namespace(namespace));
     pods.items.iter().for_each(|pod| facts.pod(pod));
     policies.items.iter().for_each(|policy| facts.network_policy(policy));
+    of_cluster.iter().for_each(|policy| facts.cluster_policy(policy));
     Ok(())
 }
 

@@ -267,6 +267,8 @@ fn the_administrators_tiers_come_before_and_after_those_of_the_namespace() {
     scene.cluster("pass", pass);
     let tcp = |from| dial(&world, from, &format!("{}:80", address(0, false)));
     assert!(tcp(3) && !tcp(6), "on the named port (TCP 80) the namespace decides again");
+    // Other programs list the whole ruleset: nft must print all of this.
+    nft(&world, "list table inet fairway");
     // Networks and nodes, and what is not understood fails closed.
     let out = json!({"tier": "Admin", "priority": 2, "subject": subject("z"), "egress": [
         {"action": "Deny", "to": [{"networks": ["172.30.0.2/32", "fd00:172:30::2/128"]}]}]});
