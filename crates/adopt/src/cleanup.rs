@@ -17,6 +17,10 @@ use crate::processes;
 
 /// What a lab keeps under the same directories.
 const LABS: &str = "labs";
+/// The directories of the plugins' records, one per network namespace.
+const RECORDS: &str = "cni";
+/// The agent's table, and the plugins'.
+const TABLES: [&str; 2] = [service::TABLE, cni::rules::TABLE];
 /// The CNI configuration the agent writes.
 const CONFLIST: &str = "10-fairway.conflist";
 /// Settings the agent makes and cleanup leaves: what they were before is not known.
@@ -41,7 +45,8 @@ pub struct Places {
 /// What is there to remove.
 #[derive(Debug, Default)]
 pub struct Traces {
-    has_table: bool,
+    /// Names of our tables that are there.
+    tables: Vec<&'static str>,
     routes: Vec<Route>,
     links: Vec<Link>,
     files: Vec<PathBuf>,
@@ -53,7 +58,10 @@ impl Traces {
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.has_table && self.routes.is_empty() && self.links.is_empty() && self.files.is_empty()
+        self.tables.is_empty()
+            && self.routes.is_empty()
+            && self.links.is_empty()
+            && self.files.is_empty()
     }
 
     /// The pods that would lose their network, as the links' aliases name them.
@@ -69,9 +77,7 @@ impl Traces {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        if self.has_table {
-            lines.push(format!("nf_tables table inet {}", service::TABLE));
-        }
+        lines.extend(self.tables.iter().map(|table| format!("nf_tables table inet {table}")));
         lines.extend(self.routes.iter().map(|route| format!("route {}", route.destination)));
         lines.extend(self.links.iter().map(|link| {
             format!("link {} ({})", link.name, link.alias.as_deref().unwrap_or_default())
@@ -96,7 +102,13 @@ impl Traces {
 /// When the kernel cannot be asked.
 pub fn find(places: &Places) -> anyhow::Result<Traces> {
     let mut nft = nft::kernel::Netlink::open().context("no nf_tables netlink here")?;
-    let table = Name::new(service::TABLE)?;
+    let there = nft.tables()?;
+    let mut tables = Vec::new();
+    for table in TABLES {
+        if there.contains(&(Family::Inet, Name::new(table)?)) {
+            tables.push(table);
+        }
+    }
     let mut netlink = link::kernel::Netlink::open()?;
     let links = netlink.links()?;
     let is_ours =
@@ -104,14 +116,16 @@ pub fn find(places: &Places) -> anyhow::Result<Traces> {
     let mut files: Vec<PathBuf> = [&places.run_dir, &places.state_dir]
         .into_iter()
         .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
-        .filter(|entry| entry.file_name() != LABS)
+        .filter(|entry| entry.file_name() != LABS && entry.file_name() != RECORDS)
         .map(|entry| entry.path())
         .collect();
+    // Of the plugins' records only this namespace's.
+    files.push(cni::rules::directory(&places.run_dir)?);
     files.push(places.cni_conf_dir.join(CONFLIST));
     files.retain(|file| file.symlink_metadata().is_ok());
     files.sort();
     Ok(Traces {
-        has_table: nft.tables()?.contains(&(Family::Inet, table)),
+        tables,
         routes: netlink.routes(ROUTE_PROTOCOL)?,
         links: links.into_iter().filter(is_ours).collect(),
         files,
@@ -165,13 +179,14 @@ pub fn remove(traces: &Traces, places: &Places) -> anyhow::Result<()> {
             _ => {}
         }
     }
+    remove_if_empty(&places.run_dir.join(RECORDS));
     for dir in [&places.run_dir, &places.state_dir] {
         remove_if_empty(dir);
     }
-    if traces.has_table
-        && let Err(error) = remove_table()
-    {
-        failures.push(format!("{error:#}"));
+    for table in &traces.tables {
+        if let Err(error) = remove_table_named(table) {
+            failures.push(format!("{error:#}"));
+        }
     }
     let mut netlink = link::kernel::Netlink::open()?;
     let routes = traces.routes.iter().cloned().map(Change::DeleteRoute);
@@ -193,13 +208,17 @@ pub fn remove(traces: &Traces, places: &Places) -> anyhow::Result<()> {
     bail!("not everything could be removed: {}", failures.join("; "))
 }
 
-/// Removes our table whole.
+/// Removes the agent's table whole.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub(crate) fn remove_table() -> anyhow::Result<()> {
+    remove_table_named(service::TABLE)
+}
+
+fn remove_table_named(table: &str) -> anyhow::Result<()> {
     let mut nft = nft::kernel::Netlink::open().context("no nf_tables netlink here")?;
-    let mut transaction = Transaction::new(Family::Inet, Name::new(service::TABLE)?);
+    let mut transaction = Transaction::new(Family::Inet, Name::new(table)?);
     transaction.push(Op::DeleteTable);
     match nft.commit(&transaction) {
         // Gone already.

@@ -60,6 +60,7 @@ pub(crate) struct FabricLoop {
     /// None where another network plugin connects the pods.
     cni_conf_dir: Option<PathBuf>,
     data_dir: PathBuf,
+    run_dir: PathBuf,
     /// Where new pods wait for their policy; none where policies are not enforced.
     policy_socket: Option<PathBuf>,
     kernel: Worker<Routes>,
@@ -94,6 +95,7 @@ impl FabricLoop {
             settings: config.fabric.clone(),
             cni_conf_dir: (!config.without.cni).then(|| config.cni_conf_dir.clone()),
             data_dir: config.state_dir.join("ipam"),
+            run_dir: config.run_dir.clone(),
             policy_socket: (!config.without.policy).then(|| config.run_dir.join(cni::GATE_SOCKET)),
             kernel: Worker::start("routes", Routes { netlink, has_ipip: true })?,
             events: readable(events)?,
@@ -229,6 +231,7 @@ impl FabricLoop {
             mtu: plan.mtu,
             pod_cidrs,
             data_dir: &self.data_dir,
+            run_dir: &self.run_dir,
             policy_socket: self.policy_socket.as_deref(),
         };
         match write(cni_conf_dir, &cni::conflist(&spec)) {

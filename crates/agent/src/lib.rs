@@ -12,6 +12,7 @@
 //! | gate (`policies::gate`) | the socket CNI plugins ask on | bounded channel of questions → services loop |
 //! | addresses loop (`ipam`) | which blocks this node holds | addresses thread; the API; tells the fabric loop when there is a list for the plugin |
 //! | addresses thread (`worker`) | the plugin's directory, an rtnetlink socket | answers one request at a time |
+//! | pods' rules (`pod_rules`) | events of the plugins' table | thread of its own (`worker`), which restores it from the plugins' records |
 //! | HTTP server (`http`) | the listener | reads `health` |
 //! | health check ports (`health_checks`) | one listener per Service that wants one | read `health`; told by the services loop |
 //! | DNS threads (crate `dns`) | the DNS sockets, caches, upstreams | told by the services loop what the kernel does |
@@ -39,6 +40,7 @@ mod memory;
 mod metrics;
 mod names;
 mod peers;
+mod pod_rules;
 mod policies;
 mod progress;
 mod readable;

@@ -19,6 +19,7 @@ use crate::health_checks::HealthChecks;
 use crate::ipam::IpamLoop;
 use crate::metrics::Metrics;
 use crate::names::Names;
+use crate::pod_rules::PodRules;
 use crate::policies::{self, Policies};
 use crate::progress::Progress;
 use crate::services::{self, Pace, ServicesLoop};
@@ -83,6 +84,9 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         tasks.spawn(http::serve(listener, served));
     }
     tasks.spawn(http::serve(listener, served));
+    if !config.without.cni {
+        tasks.spawn(PodRules::new(config.run_dir.clone(), metrics.clone())?.run());
+    }
     if config.without.fabric {
         health.met(Need::Routes);
         health.met(Need::CniConfig);

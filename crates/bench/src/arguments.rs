@@ -15,6 +15,7 @@ Examples:
   fairway-bench services --services 1000 --endpoints 5
   fairway-bench services --services 10000 --endpoints 5 --peer ./kube-proxy
   fairway-bench services --kubeconfig admin.conf -o json
+  fairway-bench cni --peer /usr/lib/cni
   fairway-bench soak --services 5000 --endpoints 5 --rate 100 --seconds 600
 
 Needs root. Exit codes: 0 measured (soak: and nothing wrong), 1 failed, 2 wrong usage.
@@ -30,6 +31,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// First sync, changes, memory, connections and restart with that many Services.
     Services(ServicesOptions),
+    /// A pod attached and detached by the CNI plugins, beside the reference plugins.
+    Cni(CniOptions),
     /// Changes at a constant rate; then the kernel must be what it should be, and nothing may have leaked.
     Soak(SoakOptions),
 }
@@ -46,6 +49,29 @@ pub(crate) struct Common {
     /// The cluster whose API is used; without it, the embedded API server in this process.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// The fairway binary; the one beside this program unless given.
+    #[arg(long, value_name = "PATH", env = "FAIRWAY_BIN")]
+    pub(crate) fairway: Option<PathBuf>,
+    /// Output format; a table unless given.
+    #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
+}
+
+/// `fairway-bench cni`.
+#[derive(Debug, Args)]
+pub(crate) struct CniOptions {
+    /// How many pods, one after the other.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) pods: u32,
+    /// How many pods in the burst.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) burst: u32,
+    /// How many of the burst at a time; as many as there are, to start them all at once.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) workers: u32,
+    /// A directory with the reference plugins (bridge, host-local), measured in the same run.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) peer: Option<PathBuf>,
     /// The fairway binary; the one beside this program unless given.
     #[arg(long, value_name = "PATH", env = "FAIRWAY_BIN")]
     pub(crate) fairway: Option<PathBuf>,

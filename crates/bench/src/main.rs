@@ -7,6 +7,7 @@ mod arguments;
 mod ask;
 mod backend;
 mod churn;
+mod cni;
 mod numbers;
 mod objects;
 mod plane;
@@ -50,6 +51,14 @@ fn run(arguments: &Arguments, dir: &Path) -> anyhow::Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Cni(options) => {
+            let outcome = cni::run(options, dir)?;
+            print(&match options.output {
+                Some(Format::Json) => format!("{:#}\n", outcome.json()),
+                None => outcome.table(),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Soak(options) => {
             let outcome = soak::run(options, dir)?;
             print(&match options.common.output {
@@ -76,8 +85,13 @@ fn with_directory<T>(work: impl FnOnce(&Path) -> anyhow::Result<T>) -> anyhow::R
 
 /// The binary that is measured.
 fn fairway_binary(common: &Common) -> anyhow::Result<PathBuf> {
+    binary(common.fairway.as_deref())
+}
+
+/// The same, named or beside this program.
+fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let beside = || Ok(std::env::current_exe()?.with_file_name("fairway"));
-    let binary = common.fairway.clone().map_or_else(beside, anyhow::Ok)?;
+    let binary = named.map(Path::to_owned).map_or_else(beside, anyhow::Ok)?;
     if !binary.exists() {
         bail!("there is no {}; build it or name it with --fairway", binary.display());
     }

@@ -26,6 +26,8 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// Where the agent says that a new pod's policy is in the kernel; `None` where policies are not enforced.
     pub policy_socket: Option<PathBuf>,
+    /// Where run-time files are (`runDir`); `/run/fairway` when none.
+    pub run_dir: Option<PathBuf>,
     /// Where addresses come from; none for an interface without.
     pub ipam: Option<Ipam>,
     /// Resolver settings: the runtime's (`runtimeConfig.dns`), else the configuration's.
@@ -51,6 +53,7 @@ struct Raw {
     plugin: String,
     mtu: Option<u32>,
     policy_socket: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
     #[serde(default)]
     dns: Option<Value>,
     #[serde(default)]
@@ -161,6 +164,7 @@ impl NetworkConfig {
             ipam,
             dns: dns.or(raw.dns.filter(|dns| !is_nothing(dns))),
             policy_socket: raw.policy_socket,
+            run_dir: raw.run_dir.filter(|path| path.is_absolute()),
             wanted_ips,
             wanted_mac,
             previous,

@@ -17,6 +17,8 @@ pub struct Conflist<'a> {
     pub pod_cidrs: &'a [IpNet],
     /// Where reservations are kept. It must survive the plugin, not the node's reboot.
     pub data_dir: &'a Path,
+    /// Where run-time files are.
+    pub run_dir: &'a Path,
     /// Where the agent says that a new pod's policy is in the kernel; `None` where policies are not enforced.
     pub policy_socket: Option<&'a Path>,
 }
@@ -41,6 +43,7 @@ pub fn conflist(spec: &Conflist<'_>) -> String {
         "plugins": [{
             "type": "fairway",
             "mtu": spec.mtu,
+            "runDir": spec.run_dir.to_string_lossy(),
             "capabilities": {
                 "ips": true, "mac": true, "portMappings": true, "bandwidth": true, "dns": true,
             },
@@ -92,6 +95,7 @@ mod tests {
             mtu: 1450,
             pod_cidrs: &cidrs,
             data_dir: Path::new("/run/fairway/ipam"),
+            run_dir: Path::new("/run/fairway/x"),
             policy_socket: Some(Path::new("/run/fairway/policy.sock")),
         };
         let list: serde_json::Value = serde_json::from_str(&conflist(&spec)).unwrap();
@@ -108,6 +112,7 @@ mod tests {
             assert_eq!((config.mtu, ipam.ranges.len()), (Some(1450), 2));
             assert_eq!(ipam.data_dir, Path::new("/run/fairway/ipam"));
             assert_eq!(config.policy_socket.as_deref(), spec.policy_socket);
+            assert_eq!(config.run_dir.as_deref(), Some(spec.run_dir));
             assert_eq!(told.as_str(), version);
         }
     }

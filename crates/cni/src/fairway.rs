@@ -206,7 +206,7 @@ fn wanted(
 }
 
 fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
-    Owner { plugin: PLUGIN, network: &config.name, identity }
+    Owner::new(PLUGIN, config, identity)
 }
 
 pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
@@ -246,7 +246,7 @@ pub(crate) fn gc(env: &Environment, config: &NetworkConfig) -> Result<(), CniErr
     let keep: Vec<String> = valid.iter().map(node_link).collect();
     errors.extend(gc_links(config, &keep).err());
     errors.extend(bandwidth::gc_for(&config.name, valid).err());
-    errors.extend(rules::gc(PLUGIN, &config.name, valid).err());
+    errors.extend(rules::gc(PLUGIN, config, valid).err());
     // With a link left over its address stays reserved; the next GC tries again.
     if errors.is_empty() {
         errors.extend(config.ipam()?.gc(env, config, valid).err());

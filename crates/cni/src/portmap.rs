@@ -122,7 +122,7 @@ pub(crate) fn wanted(
 }
 
 fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
-    Owner { plugin: PLUGIN, network: &config.name, identity }
+    Owner::new(PLUGIN, config, identity)
 }
 
 pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
@@ -174,7 +174,7 @@ pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
 }
 
 pub(crate) fn gc(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    rules::gc(PLUGIN, &config.name, config.valid_attachments()?)
+    rules::gc(PLUGIN, config, config.valid_attachments()?)
 }
 
 pub(crate) fn status(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {

@@ -118,7 +118,7 @@ fn host_route(ip: &ResultIp, device: LinkIndex) -> Route {
 }
 
 fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
-    Owner { plugin: PLUGIN, network: &config.name, identity }
+    Owner::new(PLUGIN, config, identity)
 }
 
 fn wanted(conf: &Conf, env: &Environment, result: &AddResult) -> Wanted {
@@ -197,7 +197,7 @@ pub(crate) fn gc(env: &Environment, config: &NetworkConfig) -> Result<(), CniErr
     let valid = config.valid_attachments()?;
     let mut errors = Vec::new();
     errors.extend(pair::gc(&config.name, valid).err());
-    errors.extend(rules::gc(PLUGIN, &config.name, valid).err());
+    errors.extend(rules::gc(PLUGIN, config, valid).err());
     if let Some(ipam) = config.ipam.as_ref().filter(|_| errors.is_empty()) {
         errors.extend(ipam.gc(env, config, valid).err());
     }

@@ -15,14 +15,16 @@ pub(crate) mod program;
 pub(crate) mod records;
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
+use link::kernel::close_later;
 use nft::kernel::{Kernel, Netlink};
 use nft::{CommitError, ListError, Op, Transaction, diff};
 
-use crate::CniError;
 use crate::environment::Identity;
+use crate::{CniError, NetworkConfig};
 
-pub use program::{HostPort, Protocol, Wanted};
+pub use program::{FAMILY, HostPort, Protocol, TABLE, Wanted};
 use records::Records;
 
 /// Whose rules: one plugin's for one attachment of one network.
@@ -34,6 +36,16 @@ pub(crate) struct Owner<'a> {
     pub(crate) network: &'a str,
     /// The attachment.
     pub(crate) identity: &'a Identity,
+    /// Where the configuration has run-time files.
+    pub(crate) run_dir: Option<&'a Path>,
+}
+
+impl<'a> Owner<'a> {
+    /// Of a plugin with this configuration.
+    pub(crate) fn new(plugin: &'a str, config: &'a NetworkConfig, identity: &'a Identity) -> Self {
+        let run_dir = config.run_dir.as_deref();
+        Self { plugin, network: &config.name, identity, run_dir }
+    }
 }
 
 /// Puts rules into the kernel, in place of what this owner had. An owner without any costs nothing.
@@ -44,7 +56,7 @@ pub(crate) fn apply(owner: Owner<'_>, wanted: &Wanted) -> Result<(), CniError> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let records = Records::open()?;
+    let records = Records::open(owner.run_dir)?;
     if wanted.host_ports.is_empty() {
         let lock = records.lock_shared()?;
         records.write(owner, wanted)?;
@@ -87,11 +99,13 @@ pub(crate) fn apply(owner: Owner<'_>, wanted: &Wanted) -> Result<(), CniError> {
 /// # Errors
 /// [`CniError::Rules`] or [`CniError::File`].
 pub(crate) fn withdraw(owner: Owner<'_>) -> Result<(), CniError> {
-    let Some(records) = Records::open_existing()? else { return Ok(()) };
+    let Some(records) = Records::open_existing(owner.run_dir)? else { return Ok(()) };
     let lock = records.lock_shared()?;
     let Some(had) = records.take(owner)? else { return Ok(()) };
-    let committed = open()?.commit(&program::removal(&had));
+    let mut kernel = open()?;
+    let committed = kernel.commit(&program::removal(&had));
     drop(lock);
+    close_later(kernel);
     match committed {
         Ok(_) => {}
         // Somebody flushed some of it: what is left of it goes by the difference.
@@ -148,11 +162,11 @@ pub(crate) fn check(owner: Owner<'_>, wanted: &Wanted) -> Result<Vec<String>, Cn
 ///
 /// # Errors
 /// [`CniError`].
-pub(crate) fn gc(plugin: &str, network: &str, valid: &[Identity]) -> Result<(), CniError> {
-    let Some(records) = Records::open_existing()? else { return Ok(()) };
+pub(crate) fn gc(plugin: &str, config: &NetworkConfig, valid: &[Identity]) -> Result<(), CniError> {
+    let Some(records) = Records::open_existing(config.run_dir.as_deref())? else { return Ok(()) };
     let mut gone = false;
     for record in records.all()? {
-        let is_its = record.plugin == plugin && record.network == network;
+        let is_its = record.plugin == plugin && record.network == config.name;
         if is_its && !valid.contains(&record.identity) {
             records.remove_file(&record.path)?;
             forget_connections(&record.wanted)?;
@@ -166,16 +180,29 @@ pub(crate) fn gc(plugin: &str, network: &str, valid: &[Identity]) -> Result<(), 
     Ok(())
 }
 
-/// Makes the table what the records of the calling thread's network namespace say, and tells whether
-/// there was anything to do.
+/// Makes the table what the records of the calling thread's network namespace say, those below
+/// `run_dir` and those of plugins without one, and tells whether there was anything to do.
 ///
 /// # Errors
 /// [`CniError`].
-pub fn restore() -> Result<bool, CniError> {
-    let Some(records) = Records::open_existing()? else { return Ok(false) };
+pub fn restore(run_dir: Option<&Path>) -> Result<bool, CniError> {
+    let records = match Records::open_existing(run_dir)? {
+        Some(records) => records,
+        None => match Records::open_existing(None)? {
+            Some(records) => records,
+            None => return Ok(false),
+        },
+    };
     let _lock = records.lock_exclusive()?;
-    let changed = restore_difference(&records)?;
-    Ok(changed)
+    restore_difference(&records, &mut open()?)
+}
+
+/// Where the records of the calling thread's network namespace are below `run_dir`.
+///
+/// # Errors
+/// [`CniError`] when the namespace cannot be told.
+pub fn directory(run_dir: &Path) -> Result<PathBuf, CniError> {
+    Records::directory(Some(run_dir))
 }
 
 fn restore_with(records: &Records) -> Result<(), CniError> {
@@ -184,13 +211,15 @@ fn restore_with(records: &Records) -> Result<(), CniError> {
 }
 
 fn restore_locked(records: &Records) -> Result<(), CniError> {
-    restore_difference(records).map(drop)
+    let mut kernel = open()?;
+    let restored = restore_difference(records, &mut kernel).map(drop);
+    close_later(kernel);
+    restored
 }
 
-fn restore_difference(records: &Records) -> Result<bool, CniError> {
+fn restore_difference(records: &Records, kernel: &mut Netlink) -> Result<bool, CniError> {
     let all: Vec<_> = records.all()?.into_iter().map(|it| (it.comment(), it.wanted)).collect();
-    let mut kernel = open()?;
-    let actual = list(&mut kernel)?;
+    let actual = list(kernel)?;
     if all.is_empty() {
         // The last pod with rules takes the table with it.
         if actual.is_some() {

@@ -163,8 +163,11 @@ fn host_ports_reach_the_pod_from_everywhere() {
     let (code, message) = call(node, "CHECK", &env, &list, Some(&result)).unwrap_err();
     assert_eq!(code, 102);
     assert!(message.contains("no table inet fairway-cni"), "{message}");
-    assert!(node.namespace.run(cni::rules::restore).unwrap().unwrap());
-    assert!(!node.namespace.run(cni::rules::restore).unwrap().unwrap(), "nothing is left to do");
+    assert!(node.namespace.run(|| cni::rules::restore(None)).unwrap().unwrap());
+    assert!(
+        !node.namespace.run(|| cni::rules::restore(None)).unwrap().unwrap(),
+        "nothing is left to do"
+    );
     assert_eq!(dial(outside, "172.30.1.1:8080"), "web");
     assert_eq!(ask(&asker, "172.30.1.1:8080"), "web udp");
 

@@ -2,8 +2,10 @@
 
 mod dns;
 mod network;
+mod link;
 mod node;
 mod observe;
+mod plugins;
 mod policy;
 
 use std::ffi::OsString;
@@ -16,8 +18,10 @@ use lab::layout::LabName;
 
 pub(crate) use dns::{DnsCommand, QueryOptions, TopOptions};
 pub(crate) use network::{Files, IpamCommand, NodeListCommand};
+pub(crate) use link::LinkCommand;
 pub(crate) use node::{AdoptCommand, AdoptOptions, CleanupOptions, PreflightOptions};
 pub(crate) use observe::{DiffOptions, ServiceCommand, WhichNode};
+pub(crate) use plugins::CniCommand;
 pub(crate) use policy::PolicyCommand;
 
 /// The whole network of a Kubernetes node in one binary.
@@ -86,8 +90,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: LabCommand,
     },
-    /// The CNI plugin; container runtimes call it with CNI_COMMAND set.
-    Cni,
+    /// How a pod is joined to its node.
+    Link {
+        #[command(subcommand)]
+        command: LinkCommand,
+    },
+    /// The CNI plugins; container runtimes call them with CNI_COMMAND set.
+    Cni {
+        #[command(subcommand)]
+        command: CniCommand,
+    },
     /// Print the version.
     Version,
 }

@@ -1,6 +1,6 @@
 //! fairway: arguments to one call.
 //!
-//! Exit codes: 0 done; 1 it failed (one line on standard error says why); 2 or 64 the arguments make no sense;
+//! Exit codes: 0 done; 1 it failed (one line on standard error says why); 2 the arguments make no sense;
 //! `fairway lab exec` exits as the program it ran; commands that answer a question (`diff`, `service status`, `policy explain`, `preflight`)
 //! say 2 when they could not tell.
 
@@ -10,6 +10,8 @@ mod dns;
 mod lab;
 mod network;
 mod node;
+mod plugins;
+mod pod_link;
 mod policy;
 mod service;
 
@@ -19,9 +21,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::arguments::{Arguments, Command};
-
-/// Arguments that make no sense together (sysexits.h, EX_USAGE).
-const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     // Before anything else: the parts this binary plays inside containers, and the CNI plugin a runtime calls.
@@ -53,9 +52,8 @@ fn main() -> ExitCode {
         Command::Adopt { command } => node::adopt(command),
         Command::Cleanup(options) => node::cleanup(&options),
         Command::Lab { command } => lab::run(command),
-        Command::Cni => usage(
-            "`fairway cni` is called by a container runtime, with CNI_COMMAND set (CNI specification 1.1)",
-        ),
+        Command::Link { command } => pod_link::run(&command),
+        Command::Cni { command } => plugins::run(&command),
         Command::Version => version(),
     };
     match outcome {
@@ -71,11 +69,6 @@ fn main() -> ExitCode {
 fn complain(error: &anyhow::Error) {
     let text = format!("{error:#}").replace('\n', " ");
     drop(writeln!(std::io::stderr().lock(), "error: {text}"));
-}
-
-fn usage(text: &str) -> anyhow::Result<ExitCode> {
-    writeln!(std::io::stderr().lock(), "error: {text}")?;
-    Ok(ExitCode::from(USAGE))
 }
 
 fn version() -> anyhow::Result<ExitCode> {

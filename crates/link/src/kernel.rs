@@ -26,6 +26,7 @@ use crate::{
     Address, Change, Forwarding, Link, LinkIndex, LinkRef, Namespace, Neighbour, Reach, Route,
     TokenBucket,
 };
+pub use detached::close_later;
 use socket::Socket;
 pub use watch::{Watch, WatchGroups, Watched};
 
@@ -303,6 +304,18 @@ impl Netlink {
             _ => None,
         });
         Ok(entries.filter(|entry| entry.device == device).collect())
+    }
+
+    /// The number this socket's namespace knows another one by ([`Link::peer_namespace`]); `None` when
+    /// it knows none: no link leads there.
+    ///
+    /// # Errors
+    /// [`NetlinkError`] when the kernel cannot be asked.
+    pub fn namespace_id(&mut self, other: &Namespace) -> Result<Option<i32>, NetlinkError> {
+        match self.socket.get(encode::get_namespace_id(other))? {
+            Ok(Message::NewNsId(message)) => Ok(decode::namespace_id(&message)),
+            _ => Ok(None),
+        }
     }
 
     /// The token bucket at the root of a link, if that is what it has.

@@ -10,6 +10,7 @@
 //! | [`service`] | `fairway service list` and `show`: both joined (pure) and printed |
 //! | [`policy`] | `fairway policy list`, `show`, `explain`, `try`: what policies say, counted and judged |
 //! | [`progress`] | `fairway service status`: on how many nodes a Service is programmed |
+//! | [`pod_link`] | `fairway link show`: one pod's link, both ends |
 //! | [`diff`] | `fairway diff`: what the agent would change |
 //!
 //! Nothing here changes anything.
@@ -17,6 +18,7 @@
 pub mod diff;
 pub mod facts;
 pub mod kernel;
+pub mod pod_link;
 pub mod policy;
 pub mod progress;
 pub mod service;

@@ -26,9 +26,9 @@ use serde::{Deserialize, Serialize};
 use super::{Owner, owner_of};
 
 /// The table's family.
-pub(crate) const FAMILY: Family = Family::Inet;
+pub const FAMILY: Family = Family::Inet;
 /// The table's name.
-pub(crate) const TABLE: &str = "fairway-cni";
+pub const TABLE: &str = "fairway-cni";
 /// Priority `dstnat`.
 const DSTNAT: i32 = -100;
 /// Priority `srcnat`.

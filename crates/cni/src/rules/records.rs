@@ -12,8 +12,10 @@ use super::{Owner, Wanted};
 use crate::CniError;
 use crate::environment::Identity;
 
+/// Run-time files, when the configuration does not say.
+const RUN_DIR: &str = "/run/fairway";
 /// Above the directories of all namespaces.
-const DIRECTORY: &str = "/run/fairway/cni";
+const DIRECTORY: &str = "cni";
 /// Between the parts of a file's name; none of them can hold it but the interface, which is last.
 const SEPARATOR: char = '@';
 /// A file that is not whole yet.
@@ -25,6 +27,9 @@ const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub(crate) struct Records {
     directory: PathBuf,
+    /// Where plugins keep theirs whose configuration names no directory, if that is another one: the
+    /// table is for all of them.
+    other: Option<PathBuf>,
 }
 
 /// One file, read.
@@ -61,18 +66,35 @@ pub(crate) struct Lock {
 }
 
 impl Records {
+    fn of(run_dir: Option<&Path>) -> Result<Self, CniError> {
+        let cookie = link::namespace::cookie().map_err(|source| CniError::Io {
+            operation: "ask for the namespace's number",
+            source,
+        })?;
+        let below = |run_dir: &Path| run_dir.join(DIRECTORY).join(cookie.to_string());
+        let usual = below(Path::new(RUN_DIR));
+        let directory = run_dir.map_or_else(|| usual.clone(), below);
+        let other = Some(usual).filter(|usual| *usual != directory);
+        Ok(Self { directory, other })
+    }
+
     /// The directory of the calling thread's namespace, made if needed.
-    pub(crate) fn open() -> Result<Self, CniError> {
-        let records = Self { directory: directory()? };
+    pub(crate) fn open(run_dir: Option<&Path>) -> Result<Self, CniError> {
+        let records = Self::of(run_dir)?;
         let path = &records.directory;
         fs::create_dir_all(path).map_err(failed("create", path))?;
         Ok(records)
     }
 
     /// The same, `None` when there is none.
-    pub(crate) fn open_existing() -> Result<Option<Self>, CniError> {
-        let records = Self { directory: directory()? };
+    pub(crate) fn open_existing(run_dir: Option<&Path>) -> Result<Option<Self>, CniError> {
+        let records = Self::of(run_dir)?;
         Ok(records.directory.is_dir().then_some(records))
+    }
+
+    /// The directory, whether it is there or not.
+    pub(crate) fn directory(run_dir: Option<&Path>) -> Result<PathBuf, CniError> {
+        Ok(Self::of(run_dir)?.directory)
     }
 
     fn lock(&self, exclusive: bool) -> Result<Lock, CniError> {
@@ -145,26 +167,15 @@ impl Records {
 
     /// All records. A file that cannot be read as one is left alone and out.
     pub(crate) fn all(&self) -> Result<Vec<Record>, CniError> {
-        let entries = match fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed("read", &self.directory)(error)),
-        };
         let mut all = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(failed("read", &self.directory))?;
-            let file = entry.file_name();
-            let Some(name) = file.to_str().filter(|name| !name.starts_with('.')) else { continue };
-            let mut parts = name.splitn(4, SEPARATOR).map(str::to_owned);
-            let (Some(plugin), Some(network), Some(container_id), Some(ifname)) =
-                (parts.next(), parts.next(), parts.next(), parts.next())
-            else {
-                continue;
+        for directory in [Some(&self.directory), self.other.as_ref()].into_iter().flatten() {
+            let entries = match fs::read_dir(directory) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed("read", directory)(error)),
             };
-            let path = entry.path();
-            if let Some(wanted) = read(&path)? {
-                let identity = Identity { container_id, ifname };
-                all.push(Record { path, plugin, network, identity, wanted });
+            for entry in entries {
+                all.extend(record(&entry.map_err(failed("read", directory))?)?);
             }
         }
         Ok(all)
@@ -208,10 +219,20 @@ fn thread_number() -> String {
     rustix::thread::gettid().as_raw_nonzero().to_string()
 }
 
-fn directory() -> Result<PathBuf, CniError> {
-    let cookie = link::namespace::cookie()
-        .map_err(|source| CniError::Io { operation: "ask for the namespace's number", source })?;
-    Ok(Path::new(DIRECTORY).join(cookie.to_string()))
+/// A file as a record, when it is one.
+fn record(entry: &fs::DirEntry) -> Result<Option<Record>, CniError> {
+    let file = entry.file_name();
+    let Some(name) = file.to_str().filter(|name| !name.starts_with('.')) else { return Ok(None) };
+    let mut parts = name.splitn(4, SEPARATOR).map(str::to_owned);
+    let (Some(plugin), Some(network), Some(container_id), Some(ifname)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Ok(None);
+    };
+    let path = entry.path();
+    let wanted = read(&path)?;
+    let identity = Identity { container_id, ifname };
+    Ok(wanted.map(|wanted| Record { path, plugin, network, identity, wanted }))
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CniError {

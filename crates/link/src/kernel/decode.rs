@@ -13,6 +13,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as RawState,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
 };
@@ -288,4 +289,12 @@ pub(super) fn forwarding(message: &NeighbourMessage) -> Option<Forwarding> {
         }
     }
     Some(Forwarding { device: message.header.ifindex, mac: lladdr?, to: to? })
+}
+
+/// Not negative: the kernel says -1 for "none".
+pub(super) fn namespace_id(message: &NsidMessage) -> Option<i32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) => Some(*id).filter(|id| *id >= 0),
+        _ => None,
+    })
 }

@@ -71,6 +71,44 @@ pub(super) fn remove(index: LinkIndex) -> Result<Option<i32>, NetlinkError> {
     outcome
 }
 
+/// Closes a socket whose closing takes long, without waiting for it: the last close of an nf_tables
+/// socket waits until what was deleted by anybody is freed, a grace period of 10 to 25 ms. A helper
+/// holds a copy of the descriptor until this side has let go of its own; the slow close is the helper's.
+/// For short-lived programs: each call leaves some 32 KiB.
+pub fn close_later<T>(socket: T) {
+    let Ok((reader, writer)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else {
+        return;
+    };
+    // SAFETY: as in `remove`. The descriptors named are this process's, copied into the helper's table.
+    let helper = unsafe {
+        let stack: &'static mut [u8] = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice());
+        let top = stack.as_mut_ptr_range().end.map_addr(|at| at & !15);
+        let ends = Box::leak(Box::new((reader.as_raw_fd(), writer.as_raw_fd())));
+        libc::clone(hold, top.cast(), libc::CLONE_VM, std::ptr::from_mut(ends).cast())
+    };
+    drop(socket);
+    drop(writer);
+    if helper > 0 {
+        // SAFETY: plain system call, as in `remove`.
+        unsafe { libc::waitpid(helper, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
+    }
+}
+
+/// The helper of [`close_later`]: ends, and with it its descriptors, when the other side has closed its.
+extern "C" fn hold(ends: *mut c_void) -> libc::c_int {
+    // SAFETY: `close_later` leaked a pair of descriptors at this address; they are this process's own
+    // copies; rustix calls the kernel directly.
+    unsafe {
+        let (reader, writer) = *ends.cast::<(RawFd, RawFd)>();
+        for stream in 0..3 {
+            rustix::io::close(stream);
+        }
+        rustix::io::close(writer);
+        let _end = rustix::io::read(BorrowedFd::borrow_raw(reader), &mut [0_u8; 1]);
+    }
+    0
+}
+
 fn request(index: LinkIndex) -> Vec<u8> {
     let mut link = LinkMessage::default();
     link.header.index = index;

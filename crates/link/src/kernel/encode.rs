@@ -1,6 +1,7 @@
 //! Values to netlink messages.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -16,6 +17,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
     NeighbourState as RawState,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -399,4 +401,11 @@ pub(super) fn list_neighbours(device: Option<LinkIndex>) -> Message {
     let mut message = NeighbourMessage::default();
     message.attributes.extend(device.map(NeighbourAttribute::IfIndex));
     Message::GetNeighbour(message)
+}
+
+pub(super) fn get_namespace_id(of: &crate::Namespace) -> Message {
+    let mut message = NsidMessage::default();
+    let fd = u32::try_from(raw(of.as_fd())).unwrap_or_default();
+    message.attributes.push(NsidAttribute::Fd(fd));
+    Message::GetNsId(message)
 }

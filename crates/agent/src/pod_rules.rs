@@ -1,0 +1,85 @@
+//! Keeps the table of the CNI plugins as their records say: host ports, masquerading and source checks come back after
+//! somebody flushed the ruleset. The plugins write both; this only repairs, so it does nothing where nothing is wrong.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nft::Name;
+use nft::kernel::{Change, Watch};
+use tokio::io::unix::AsyncFd;
+
+use crate::metrics::Metrics;
+use crate::readable::readable;
+use crate::worker::Worker;
+
+/// A flush is many events, and plugins come in bursts: one look for all of them.
+const SETTLE: Duration = Duration::from_millis(50);
+/// It is looked this often even when nothing seems to have happened.
+const EVERY: Duration = Duration::from_secs(300);
+/// And this soon after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The loop's state.
+pub(crate) struct PodRules {
+    run_dir: PathBuf,
+    kernel: Worker<()>,
+    events: AsyncFd<Watch>,
+    metrics: Arc<Metrics>,
+}
+
+impl PodRules {
+    pub(crate) fn new(run_dir: PathBuf, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let table = Name::new(cni::rules::TABLE)?;
+        let events = Watch::open(cni::rules::FAMILY, table).context("cannot watch nf_tables")?;
+        let kernel = Worker::start("pod-rules", ())?;
+        Ok(Self { run_dir, kernel, events: readable(events)?, metrics })
+    }
+
+    /// Runs for ever.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let run_dir = self.run_dir.clone();
+            let restored = self.kernel.call(move |()| cni::rules::restore(Some(&run_dir))).await;
+            let wait = match restored {
+                Ok(Ok(false)) => EVERY,
+                Ok(Ok(true)) => {
+                    tracing::info!("host ports and masquerading of pods restored");
+                    EVERY
+                }
+                Ok(Err(error)) => self.failed(&error.into()),
+                Err(error) => self.failed(&error),
+            };
+            tokio::select! {
+                changed = changed(&mut self.events) => if let Err(error) = changed {
+                    tracing::warn!(%error, "events of the pods' rules");
+                    tokio::time::sleep(RETRY).await;
+                },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn failed(&self, error: &anyhow::Error) -> Duration {
+        self.metrics.failed("pod-rules");
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "host ports of pods are not repaired, trying again"
+        );
+        RETRY
+    }
+}
+
+/// Waits until somebody changed the table.
+async fn changed(events: &mut AsyncFd<Watch>) -> anyhow::Result<()> {
+    loop {
+        let mut guard = events.readable_mut().await?;
+        let seen = guard.get_inner_mut().read()?;
+        guard.clear_ready();
+        if seen != Change::None {
+            tokio::time::sleep(SETTLE).await;
+            return Ok(());
+        }
+    }
+}
