@@ -1,8 +1,8 @@
 //! What may be typed. Names, defaults and help live here and nowhere else.
 
 mod dns;
-mod network;
 mod link;
+mod network;
 mod node;
 mod observe;
 mod plugins;
@@ -17,8 +17,8 @@ use lab::exec::Target;
 use lab::layout::LabName;
 
 pub(crate) use dns::{DnsCommand, QueryOptions, TopOptions};
-pub(crate) use network::{Files, IpamCommand, NodeListCommand};
 pub(crate) use link::LinkCommand;
+pub(crate) use network::{Files, IpamCommand, NodeListCommand};
 pub(crate) use node::{AdoptCommand, AdoptOptions, CleanupOptions, PreflightOptions};
 pub(crate) use observe::{DiffOptions, ServiceCommand, WhichNode};
 pub(crate) use plugins::CniCommand;
