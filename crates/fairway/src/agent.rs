@@ -158,7 +158,7 @@ mod tests {
         let args: Vec<&str> = args.map(|argument| argument.as_str().expect("text")).collect();
         assert_eq!(args[0], "agent");
         let config = config(options(&args[1..]), None).expect("a configuration");
-        assert_eq!(config.without, Without { cni: true, fabric: true, policy: false });
+        assert_eq!(config.without, Without { cni: true, fabric: true, policy: true });
         let probe = &container["livenessProbe"]["httpGet"];
         assert_eq!((&probe["path"], &probe["port"]), (&"/livez".into(), &"health".into()));
         assert_eq!(container["ports"][0]["containerPort"], config.health_addr.port());

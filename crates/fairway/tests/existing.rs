@@ -73,7 +73,7 @@ fn nodes_join_a_cluster_and_leave_it_as_it_was() {
     assert!(version.contains("gitVersion"), "{version}");
     let (table, _, good) = lab.fairway(&["lab", "status"]);
     assert!(
-        good && table.contains("node-2   Ready") && table.contains("Services:     2"),
+        good && table.contains("node-2   Ready") && table.contains("Services:     3"),
         "{table}"
     );
 

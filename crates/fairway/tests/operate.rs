@@ -82,7 +82,8 @@ fn an_operator_sees_what_the_kernel_does() {
     lab.sh("fairway lab exec node-1 -- nft flush map inet fairway node-slot4");
     let (exit, text) = code(&lab, "fairway diff --node node-1");
     assert_eq!(exit, 1, "{text}");
-    let lines: Vec<&str> = text.lines().collect();
+    // Nobody says any more that this node's agent answered DNS itself, so its endpoint counts again.
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" . 53")).collect();
     assert_eq!(lines.len(), 3, "{text}");
     assert!(
         lines.iter().all(|line| line.starts_with("+ add element inet fairway node-slot4 ")),

@@ -223,7 +223,7 @@ fn manifests_in_the_tour_are_the_examples() {
         assert_eq!(yaml, fs::read_to_string(root().join(file)).unwrap(), "{file}");
         seen += 1;
     }
-    assert_eq!(seen, 5, "httpd, httpd-svc, myhttpd, near and balanced are shown");
+    assert_eq!(seen, 6, "httpd, httpd-svc, myhttpd, near, balanced and allow-db-access are shown");
 }
 
 #[test]

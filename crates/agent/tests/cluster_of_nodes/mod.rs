@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agent::{AgentConfig, Ipam};
+use agent::{AgentConfig, Ipam, Without};
 use apiserver::auth::Authority;
 use link::Namespace;
 use link::namespace::CommandInNamespace as _;
@@ -254,6 +254,8 @@ impl Cluster {
         AgentConfig {
             node_name: format!("node-{n}"),
             ipam: self.ipam,
+            // The API has no pods here, and a pod nobody knows waits for its policy.
+            without: Without { policy: true, ..Without::default() },
             ..world::config(&dir, &self.kubeconfig)
         }
     }
