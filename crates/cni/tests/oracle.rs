@@ -166,15 +166,14 @@ fn shown(namespace: &Namespace) -> Value {
     let list = |value: Value| value.as_array().cloned().unwrap_or_default();
     let mut links = Vec::new();
     for link in list(ip_json(namespace, &["-d", "addr", "show"])) {
-        let mut shown = keep(&link, &["ifname", "mtu", "master", "operstate", "address"]);
+        let mut shown = keep(&link, &["ifname", "mtu", "master", "address"]);
         let flags = list(link["flags"].clone());
         let flag = |name: &str| flags.iter().any(|flag| flag == name);
         shown["up"] = json!(flag("UP"));
         shown["promisc"] = json!(flag("PROMISC"));
         shown["kind"] = link["linkinfo"]["info_kind"].clone();
         if shown["kind"] == "bridge" {
-            // Those of the reference's depend on its ports; whether one is up is a matter of the moment.
-            shown["operstate"] = Value::Null;
+            // The reference's depends on its ports.
             shown["address"] = Value::Null;
         }
         if link["linkinfo"]["info_slave_kind"] == "bridge" {

@@ -11,7 +11,7 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -73,41 +73,41 @@ pub(super) fn remove(index: LinkIndex) -> Result<Option<i32>, NetlinkError> {
 
 /// Closes a socket whose closing takes long, without waiting for it: the last close of an nf_tables
 /// socket waits until what was deleted by anybody is freed, a grace period of 10 to 25 ms. A helper
-/// holds a copy of the descriptor until this side has let go of its own; the slow close is the helper's.
-/// For short-lived programs: each call leaves some 32 KiB.
-pub fn close_later<T>(socket: T) {
-    let Ok((reader, writer)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else {
-        return;
-    };
-    // SAFETY: as in `remove`. The descriptors named are this process's, copied into the helper's table.
+/// keeps a copy of this one descriptor for a moment longer than this side, so the slow close is the
+/// helper's. For short-lived programs: each call leaves some 32 KiB.
+pub fn close_later(socket: impl AsFd) {
+    // SAFETY: as in `remove`. The descriptor named is this process's, copied into the helper's table.
     let helper = unsafe {
         let stack: &'static mut [u8] = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice());
         let top = stack.as_mut_ptr_range().end.map_addr(|at| at & !15);
-        let ends = Box::leak(Box::new((reader.as_raw_fd(), writer.as_raw_fd())));
-        libc::clone(hold, top.cast(), libc::CLONE_VM, std::ptr::from_mut(ends).cast())
+        let kept = Box::leak(Box::new(socket.as_fd().as_raw_fd()));
+        libc::clone(keep, top.cast(), libc::CLONE_VM, std::ptr::from_mut(kept).cast())
     };
     drop(socket);
-    drop(writer);
     if helper > 0 {
         // SAFETY: plain system call, as in `remove`.
         unsafe { libc::waitpid(helper, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
     }
 }
 
-/// The helper of [`close_later`]: ends, and with it its descriptors, when the other side has closed its.
-extern "C" fn hold(ends: *mut c_void) -> libc::c_int {
-    // SAFETY: `close_later` leaked a pair of descriptors at this address; they are this process's own
-    // copies; rustix calls the kernel directly.
+/// The helper of [`close_later`]. It lets go of all descriptors but the one: others are locks that
+/// somebody waits for. Woken too early it closes first, and the other side waits after all.
+extern "C" fn keep(kept: *mut c_void) -> libc::c_int {
+    // SAFETY: `close_later` leaked a descriptor at this address; it is this process's own copy; the
+    // calls set no errno when they succeed, and rustix calls the kernel directly.
     unsafe {
-        let (reader, writer) = *ends.cast::<(RawFd, RawFd)>();
-        for stream in 0..3 {
-            rustix::io::close(stream);
+        let kept = *kept.cast::<RawFd>();
+        if kept > 0 {
+            libc::syscall(libc::SYS_close_range, 0, kept - 1, 0);
         }
-        rustix::io::close(writer);
-        let _end = rustix::io::read(BorrowedFd::borrow_raw(reader), &mut [0_u8; 1]);
+        libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
     }
+    let _slept = rustix::thread::nanosleep(&HELD);
     0
 }
+
+/// Long enough for the other side to close its own.
+const HELD: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 fn request(index: LinkIndex) -> Vec<u8> {
     let mut link = LinkMessage::default();

@@ -1,6 +1,7 @@
 //! Commits over netlink: one batch, one send, and every refusal led back to the operation that caused it.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Expected, Kernel, Socket, list};
 use crate::wire::attr::{Attributes, Message, Messages, NF_HEADER, Refusal, refusal, u32_be};
@@ -95,6 +96,12 @@ impl Netlink {
             answers.extend(errors.filter_map(|message| refusal(&message)));
         }
         Ok(answers)
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
