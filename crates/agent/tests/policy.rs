@@ -159,8 +159,6 @@ async fn story(dir: &Path) {
     assert_eq!(answer.as_deref(), Some("ok"));
     assert!(has("10.244.1.7 : goto policy-ingress-"), "in the kernel when the gate opens");
 
-    burst(dir, &pods).await;
-
     // Without an agent the policy stays; one that comes finds nothing to do.
     agent.abort();
     agent.await.ok();
@@ -172,6 +170,8 @@ async fn story(dir: &Path) {
     eventually("ready", 10 * SECOND, async || metric("fairway_policy_identities").await >= 1.0)
         .await;
     assert_eq!(metric("fairway_transactions_total").await, 0.0, "a restart sends nothing");
+
+    burst(dir, &pods).await;
 
     // Policies go, and everything with them.
     for name in ["drain", "cut", "all"] {
