@@ -144,8 +144,9 @@ impl IpamLoop {
             return Ok(());
         }
         let waiting = Instant::now() < self.not_before;
-        let retry = !waiting
-            && !(self.claimed.is_empty() && self.closing.is_empty() && self.orphans.is_empty());
+        let pending =
+            !self.claimed.is_empty() || !self.closing.is_empty() || !self.orphans.is_empty();
+        let retry = pending && !waiting;
         let Some(look) = self.disk.call(move |disk| disk.look(changed || retry)).await?? else {
             return Ok(());
         };

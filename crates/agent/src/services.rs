@@ -36,6 +36,8 @@ const TOLD: usize = 3;
 /// Latencies measured per transaction; a burst of more says nothing new.
 const STAMPS: usize = 4096;
 
+/// Who else is told of nodes, and of what the network between them follows from.
+type Told = (watch::Sender<Option<Vec<NodeFacts>>>, watch::Sender<Option<Arc<Between>>>);
 /// When a change arrived, and when it happened.
 type Stamp = (Instant, Option<SystemTime>);
 
@@ -99,10 +101,7 @@ impl ServicesLoop {
         policies: Option<Policies>,
         sockets: Sockets,
         inbox: mpsc::Receiver<Message>,
-        (nodes, between): (
-            watch::Sender<Option<Vec<NodeFacts>>>,
-            watch::Sender<Option<Arc<Between>>>,
-        ),
+        (nodes, between): Told,
         writer: SnapshotWriter,
         nat: watch::Receiver<Option<nft::Table>>,
         events: Arc<EventWriter>,

@@ -308,7 +308,8 @@ mod tests {
         #[test]
         fn any_text_is_answered(text in "[a-z!()&|='{} ,]{0,60}|.{0,40}") {
             if let Ok(selector) = text.parse::<NodeSelector>() {
-                let _ = selector.selects(&Labels::default());
+                let labels = Labels::default();
+                prop_assert_eq!(selector.selects(&labels), selector.selects(&labels));
                 prop_assert_eq!(selector.to_string().parse::<NodeSelector>(), Ok(selector));
             }
         }
