@@ -205,10 +205,10 @@ pub(crate) fn take_down(
     node: &mut Netlink,
 ) -> Result<(), CniError> {
     let name = node_link(identity);
-    if let Some(link) = node.link(name.as_str()).map_err(kernel("look for the pod's link"))? {
-        if is_ours(&link) {
-            return remove_link(node, &link);
-        }
+    if let Some(link) = node.link(name.as_str()).map_err(kernel("look for the pod's link"))?
+        && is_ours(&link)
+    {
+        return remove_link(node, &link);
     }
     // A pod that was attached by the reference plugin, before this one took over.
     let Ok(namespace) = env.namespace() else { return Ok(()) };
