@@ -66,7 +66,7 @@ fn config(
     if options.dns {
         services.plan.own_endpoints = options.dns_listen.clone();
     }
-    let dns = options.dns.then(|| DnsSettings {
+    let dns = options.dns.then_some(DnsSettings {
         service: options.dns_service,
         listen: options.dns_listen,
         corefile: options.corefile,

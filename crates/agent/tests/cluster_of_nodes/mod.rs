@@ -59,7 +59,7 @@ struct Process {
 impl Process {
     fn end(self) {
         // One that ended by itself does not listen any more.
-        let _ = self.stop.send(());
+        self.stop.send(()).ok();
         self.thread.join().unwrap();
     }
 }
