@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Services(ServicesOptions),
     /// A pod attached and detached by the CNI plugins, beside the reference plugins.
     Cni(CniOptions),
+    /// Names: questions a second and how long they take, with Knot DNS beside.
+    Dns(DnsOptions),
     /// Changes at a constant rate; then the kernel must be what it should be, and nothing may have leaked.
     Soak(SoakOptions),
 }
@@ -106,6 +108,26 @@ pub(crate) struct ServicesOptions {
     /// Leave Fairway out.
     #[arg(long, requires = "peer")]
     pub(crate) peer_only: bool,
+}
+
+/// `fairway-bench dns`.
+#[derive(Debug, Args)]
+pub(crate) struct DnsOptions {
+    /// How many Services have names.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) services: u32,
+    /// How long each load lasts.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u32,
+    /// Queries a second of the limited load.
+    #[arg(long, default_value_t = 50_000)]
+    pub(crate) rate: u32,
+    /// Leave Knot DNS out.
+    #[arg(long)]
+    pub(crate) no_peer: bool,
+    /// Output format; a table unless given.
+    #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
 }
 
 /// `fairway-bench soak`.

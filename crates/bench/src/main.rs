@@ -8,6 +8,7 @@ mod ask;
 mod backend;
 mod churn;
 mod cni;
+mod names;
 mod numbers;
 mod objects;
 mod plane;
@@ -53,6 +54,14 @@ fn run(arguments: &Arguments, dir: &Path) -> anyhow::Result<ExitCode> {
         }
         Command::Cni(options) => {
             let outcome = cni::run(options, dir)?;
+            print(&match options.output {
+                Some(Format::Json) => format!("{:#}\n", outcome.json()),
+                None => outcome.table(),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Dns(options) => {
+            let outcome = names::run(options, dir)?;
             print(&match options.output {
                 Some(Format::Json) => format!("{:#}\n", outcome.json()),
                 None => outcome.table(),
