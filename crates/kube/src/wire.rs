@@ -1,6 +1,5 @@
-//! API objects as they come over the wire, read straight into what the conversions look at. Nearly half of an object's text
-//! is `managedFields`, and most of a Node's or Pod's is of no interest here: it is skipped, never built. In a first list the
-//! agent spends most of its time here.
+//! API objects as they come over the wire, read straight into what the conversions look at. Much of an object's text
+//! is `managedFields`, and most of a Node's or Pod's is of no interest here: it is skipped, never built.
 //!
 //! An object that has not the shape of its kind is read a second time, as far as it says which object it is.
 
