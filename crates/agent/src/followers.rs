@@ -129,6 +129,7 @@ impl Followers {
         }
         if !self.waited && programmed().await {
             tracing::warn!("the API does not answer; the kernel keeps what it has");
+            self.name_from_disk();
             self.waited = true;
             self.disk = Some(Instant::now() + WAIT_PROGRAMMED);
             return false;
@@ -137,9 +138,26 @@ impl Followers {
         true
     }
 
+    /// The kernel does what the facts on disk say, so their names are true.
+    fn name_from_disk(&mut self) {
+        if self.names.is_none() {
+            return;
+        }
+        let mut writer = SnapshotWriter::default();
+        let loaded = self.read(&mut writer);
+        if let Some(names) = self.names.as_mut().filter(|_| loaded) {
+            names.changing(writer.snapshot(), None);
+            names.committed(writer.snapshot());
+        }
+    }
+
     /// The facts on disk, given to the writer as if they had been listed; `false` when there are none to use.
     pub(crate) fn load(&mut self, writer: &mut SnapshotWriter) -> bool {
         self.disk = None;
+        self.read(writer)
+    }
+
+    fn read(&self, writer: &mut SnapshotWriter) -> bool {
         let file = match File::open(&self.file) {
             Ok(file) => file,
             Err(error) => {

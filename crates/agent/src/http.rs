@@ -161,13 +161,13 @@ fn of_proxy(
     response
 }
 
-fn of_kind(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+pub(crate) fn of_kind(kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, body);
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+pub(crate) fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");

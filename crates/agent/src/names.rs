@@ -4,12 +4,13 @@
 //! this node has not programmed, even while Services come and go.
 
 mod local;
+mod pages;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use dns::facts::{Keep, Patch};
@@ -50,7 +51,42 @@ pub(crate) struct Names {
     /// Where it answers.
     addresses: Vec<SocketAddr>,
     local: local::Local,
-    reload: Option<(Duration, tokio::time::Instant, Option<SystemTime>)>,
+    pages: pages::Pages,
+    files: Vec<File>,
+}
+
+/// A file the configuration is made of.
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    /// How often it is looked at.
+    every: Duration,
+    /// When next.
+    at: tokio::time::Instant,
+    /// What it was: changed when, and how long.
+    was: Option<(std::time::SystemTime, u64)>,
+}
+
+impl File {
+    fn new(path: PathBuf, every: Duration) -> Self {
+        let was = Self::is(&path);
+        Self { path, every, at: tokio::time::Instant::now() + every, was }
+    }
+
+    fn is(path: &std::path::Path) -> Option<(std::time::SystemTime, u64)> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    }
+
+    /// Whether it is time to look, and it changed.
+    fn changed(&mut self, now: tokio::time::Instant) -> bool {
+        if now < self.at {
+            return false;
+        }
+        self.at = now + self.every;
+        let was = std::mem::replace(&mut self.was, Self::is(&self.path));
+        was != self.was
+    }
 }
 
 impl Names {
@@ -69,9 +105,11 @@ impl Names {
             pending: None,
             addresses: Vec::new(),
             local: local::Local::default(),
-            reload: None,
+            pages: pages::Pages::default(),
+            files: Vec::new(),
         };
-        names.reload = names.next_reload();
+        names.pages.serve(&names.config, &names.server);
+        names.files = names.files();
         Ok(names)
     }
 
@@ -130,6 +168,8 @@ impl Names {
 
     /// Other nodes answer from now on; what was asked here already is answered still.
     pub(crate) async fn finish(&mut self) {
+        let lameduck = self.pages.leave();
+        tokio::time::sleep(lameduck).await;
         self.local.leave();
         // Questions that passed the rules before they went are in the sockets by then.
         tokio::time::sleep(LAST).await;
@@ -148,24 +188,27 @@ impl Names {
 
     /// When the configuration is to be looked at.
     pub(crate) fn due(&self) -> Option<tokio::time::Instant> {
-        self.reload.map(|(_, at, _)| at)
+        self.files.iter().map(|file| file.at).min()
     }
 
-    fn next_reload(&self) -> Option<(Duration, tokio::time::Instant, Option<SystemTime>)> {
-        let every = self.config.blocks.iter().filter_map(|block| block.reload).min()?;
-        let file = self.settings.corefile.as_ref()?;
-        let modified = std::fs::metadata(file).and_then(|it| it.modified()).ok();
-        Some((every, tokio::time::Instant::now() + every, modified))
+    /// The files that are looked at again: the Corefile where it says `reload`, and lists of hosts.
+    fn files(&self) -> Vec<File> {
+        let Some(corefile) = &self.settings.corefile else { return Vec::new() };
+        let blocks = &self.config.blocks;
+        let every = blocks.iter().filter_map(|block| block.reload).min();
+        let corefile = every.map(|every| File::new(corefile.clone(), every));
+        let hosts = blocks.iter().filter_map(|block| {
+            let hosts = block.hosts.as_ref()?;
+            Some(File::new(hosts.file.clone()?, hosts.reload?))
+        });
+        corefile.into_iter().chain(hosts).collect()
     }
 
     /// Looks whether the configuration changed, where it says so. A bad one changes nothing.
     pub(crate) fn step(&mut self, snapshot: &Snapshot, node: &NodeName) {
-        let Some((_, at, modified)) = self.reload else { return };
-        if tokio::time::Instant::now() < at {
-            return;
-        }
-        self.reload = self.next_reload();
-        if self.reload.is_some_and(|(.., now)| now == modified) {
+        let now = tokio::time::Instant::now();
+        // Each is looked at, the first that changed notwithstanding.
+        if self.files.iter_mut().filter_map(|file| file.changed(now).then_some(())).count() == 0 {
             return;
         }
         match configuration(&self.settings) {
@@ -177,6 +220,8 @@ impl Names {
                 self.server.publish(Patch::whole(snapshot, &self.keep));
                 self.addresses.clear();
                 self.listen(snapshot);
+                self.pages.serve(&self.config, &self.server);
+                self.files = self.files();
                 tracing::info!("the DNS configuration was read again");
             }
             Err(error) => {
@@ -186,7 +231,6 @@ impl Names {
                 );
             }
         }
-        self.reload = self.next_reload().or(self.reload);
     }
 }
 

@@ -1,5 +1,5 @@
 //! Names on a node: a Service that is resolved is reached, however fast Services come and go; and the names stay when the API
-//! goes. Real packets, a real API server in the same process, a kernel in a namespace of its own.
+//! goes; what a Corefile asks for is there. Real packets, a real API server in the same process, a kernel in a namespace of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -27,7 +27,7 @@ use kube::{Api, Client};
 use model::ObjectKey;
 use serde_json::json;
 
-use world::{NODE, api_at, config, eventually, in_namespace, read, start};
+use world::{NODE, api_at, config, eventually, get, in_namespace, read, start};
 
 const DNS: &str = "10.96.0.10:53";
 /// Services resolved and reached one after the other; 10,000 in a long run.
@@ -181,6 +181,91 @@ async fn story(dir: &Path) {
     .await
     .unwrap();
     agent.abort();
+}
+
+const COREFILE: &str = "\
+.:53 {
+    errors
+    health 127.0.0.1:8080 {
+        lameduck 1s
+    }
+    ready 127.0.0.1:8181
+    prometheus 127.0.0.1:9153
+    hosts DIR/hosts {
+        reload 200ms
+        fallthrough
+    }
+    kubernetes cluster.local in-addr.arpa ip6.arpa
+    reload 2s
+}
+";
+
+/// A Corefile's pages and files; and an agent started while the API is away, whose kernel still does what it was told.
+async fn corefile(dir: &Path) {
+    let api: SocketAddr = format!("{NODE}:6443").parse().unwrap();
+    let (server, kubeconfig) = api_at(dir, api, Authority::generate().unwrap());
+    let client: Client = cluster::connect(Some(&kubeconfig)).await.unwrap();
+    let create = PostParams::default();
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.create(&create, &read(json!({"metadata": {"name": "node-1"}}))).await.unwrap();
+    let spaces: Api<Namespace> = Api::all(client.clone());
+    drop(spaces.create(&create, &read(json!({"metadata": {"name": "kube-system"}}))).await);
+    let system: Api<Service> = Api::namespaced(client.clone(), "kube-system");
+    let dns = json!({"metadata": {"name": "kube-dns"}, "spec": {"clusterIP": "10.96.0.10", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}});
+    system.create(&create, &read(dns)).await.unwrap();
+
+    std::fs::write(dir.join("hosts"), "192.0.2.1 own.example\n").unwrap();
+    let file = dir.join("Corefile");
+    std::fs::write(&file, COREFILE.replace("DIR", dir.to_str().unwrap())).unwrap();
+    let mut with_file = with_dns(dir, &kubeconfig);
+    with_file.dns.as_mut().unwrap().corefile = Some(file.clone());
+    let agent = start(with_file.clone());
+    let named = async |name: &'static str, ip: &'static str| {
+        let address = tokio::task::spawn_blocking(|| address_of(name)).await.unwrap();
+        address.is_some_and(|it| it.to_string() == ip)
+    };
+    let wait = Duration::from_secs(10);
+    eventually("hosts", wait, async || named("own.example", "192.0.2.1").await).await;
+    for (address, page, said) in [
+        ("127.0.0.1:8080", "/health", "OK"),
+        ("127.0.0.1:8181", "/ready", "OK"),
+        ("127.0.0.1:9153", "/metrics", "coredns_dns_requests_total"),
+    ] {
+        let answer = get(address, page).await.unwrap_or_default();
+        assert!(answer.contains("200 OK") && answer.contains(said), "{page}: {answer}");
+    }
+    std::fs::write(dir.join("hosts"), "192.0.2.22 own.example\n").unwrap();
+    eventually("hosts anew", wait, async || named("own.example", "192.0.2.22").await).await;
+    // A page moves with the Corefile; a bad Corefile changes nothing.
+    std::fs::write(&file, "nonsense {").unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(named("own.example", "192.0.2.22").await);
+    let moved = COREFILE.replace("DIR", dir.to_str().unwrap()).replace("8181", "8282");
+    std::fs::write(&file, moved).unwrap();
+    let is_ready =
+        async |address| get(address, "/ready").await.is_some_and(|it| it.contains("200"));
+    eventually("moved", wait, async || is_ready("127.0.0.1:8282").await).await;
+    assert!(!is_ready("127.0.0.1:8181").await);
+
+    // The agent ends as the kubelet ends it, and is not well while it goes. It starts again and there is no API.
+    let kill = std::process::Command::new("kill").arg(std::process::id().to_string()).status();
+    assert!(kill.unwrap().success());
+    eventually("lameduck", wait, async || {
+        get("127.0.0.1:8080", "/health").await.is_some_and(|it| it.contains("503"))
+    })
+    .await;
+    assert!(named("own.example", "192.0.2.22").await, "still answered");
+    tokio::time::timeout(wait, agent).await.expect("the agent ends").unwrap();
+    server.stop().await;
+    let agent = start(with_file);
+    let own = "kube-dns.kube-system.svc.cluster.local";
+    eventually("names from disk", wait, async || named(own, "10.96.0.10").await).await;
+    agent.abort();
+}
+
+#[test]
+fn a_corefile_is_done_and_names_outlive_the_api() {
+    in_namespace("fwcore", corefile);
 }
 
 #[test]

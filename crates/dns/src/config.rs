@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use regex::Regex;
+
 use crate::hosts::Hosts;
 use crate::name::Name;
 use crate::query::QName;
@@ -41,16 +43,49 @@ pub struct Block {
     pub cache: Option<CacheSettings>,
     /// `log`: which queries are logged.
     pub log: Option<Log>,
-    /// `errors`: whether failures are logged.
-    pub errors: bool,
+    /// `errors`: failures are logged.
+    pub errors: Option<Errors>,
     /// `loadbalance`: whether addresses are turned round.
     pub loadbalance: bool,
     /// `loop`: whether a forwarding loop is looked for at start.
     pub detect_loop: bool,
+    /// `health`.
+    pub health: Option<HealthPage>,
+    /// `ready`: where it is told whether the server knows the cluster.
+    pub ready: Option<SocketAddr>,
+    /// `prometheus`: where the metrics are.
+    pub prometheus: Option<SocketAddr>,
     /// `reload`: how often the file is looked at; none never.
     pub reload: Option<Duration>,
     /// `bufsize`: octets sent over UDP at most.
     pub buffer: Option<u16>,
+}
+
+/// `errors`.
+#[derive(Clone, Debug, Default)]
+pub struct Errors {
+    /// Which are not logged one by one. The first that matches counts.
+    pub consolidate: Vec<Consolidate>,
+}
+
+/// `consolidate DURATION REGEXP [LEVEL]`: failures that read so are one line for all of that time.
+#[derive(Clone, Debug)]
+pub struct Consolidate {
+    /// For how long they are counted.
+    pub period: Duration,
+    /// What their text is like.
+    pub pattern: Regex,
+    /// How loud the line is.
+    pub level: tracing::Level,
+}
+
+/// `health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPage {
+    /// Where.
+    pub address: SocketAddr,
+    /// `lameduck`: for so long before the end it says that the server is not well, while questions are still answered.
+    pub lameduck: Duration,
 }
 
 /// `hosts`.
@@ -58,8 +93,10 @@ pub struct Block {
 pub struct HostsBlock {
     /// What it knows.
     pub hosts: Hosts,
-    /// Its file, if it has one; looked at again now and then.
+    /// Its file, if it has one.
     pub file: Option<PathBuf>,
+    /// How often it is looked at again; none never.
+    pub reload: Option<Duration>,
     /// The lines of the configuration itself, which go beside the file's.
     pub inline: String,
     /// Its zones; none is the block's.
@@ -103,7 +140,7 @@ pub enum Policy {
 }
 
 /// `forward FROM TO…`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The zone it is for.
     pub from: Name,
@@ -115,7 +152,7 @@ pub struct Forward {
     pub policy: Policy,
     /// Only TCP is used.
     pub force_tcp: bool,
-    /// UDP is tried first even for questions that came over TCP.
+    /// UDP is tried first even for questions that came over TCP, which otherwise go on over TCP.
     pub prefer_udp: bool,
     /// So many failures in a row take an upstream for dead; 0 never does.
     pub max_fails: u32,
@@ -267,13 +304,19 @@ impl Config {
             denial: CacheLimits { most: 30, ..CacheSettings::default().denial },
             ..CacheSettings::default()
         };
+        // Nobody asked for a line per failure; that there are some is worth one.
+        let all = Consolidate {
+            period: Duration::from_secs(60),
+            pattern: Regex::new("").expect("invariant: this is a pattern"),
+            level: tracing::Level::WARN,
+        };
         let block = Block {
             zones: vec![Name::root()],
             port: 53,
             kubernetes: Some(kubernetes),
             forwards: vec![Forward { upstreams, max_concurrent: 1000, ..Forward::default() }],
             cache: Some(cache),
-            errors: true,
+            errors: Some(Errors { consolidate: vec![all] }),
             loadbalance: true,
             detect_loop: true,
             ..Block::default()

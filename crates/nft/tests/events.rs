@@ -10,7 +10,7 @@ mod program;
 
 use netns::{in_namespace, nft as run_nft};
 use nft::kernel::{Change, Netlink, Watch};
-use nft::{CommitError, Element, Kernel, Op, Packed, Transaction, diff};
+use nft::{CommitError, Element, Kernel, Op, Packed, Table, Transaction, diff};
 use program::{everything, frontend, name};
 
 #[test]
@@ -19,7 +19,7 @@ fn only_what_others_do_to_our_table_is_a_change() {
         let table = everything();
         let mut kernel = Netlink::open().unwrap();
         let mut watch = Watch::open(table.family, table.name.clone()).unwrap();
-        watch.ignore(kernel.port());
+        watch.ignore(kernel.port()).unwrap();
         kernel.commit(&diff(&table, None)).unwrap();
         assert_eq!(watch.read().unwrap(), Change::None);
         run_nft(&["add", "table", "inet", "other"], "").unwrap();
@@ -45,21 +45,45 @@ fn lost_events_are_told() {
         let mut watch = Watch::open(table.family, table.name.clone()).unwrap();
         let mut kernel = Netlink::open().unwrap();
         kernel.commit(&diff(&table, None)).unwrap();
-        // Every element is an event; nobody reads while many of them pile up.
-        let spec = table.sets["hairpin4"].spec.clone();
-        for round in 0..20_u8 {
-            let all = (0..=9999_u16).map(|at| {
-                let [high, low] = at.to_be_bytes();
-                Element::key(
-                    Packed::new().ipv4([10, round, high, low].into()).ipv4([1, 1, 1, 1].into()),
-                )
-            });
-            let mut step = Transaction::new(table.family, table.name.clone());
-            step.push(Op::AddElements { set: spec.clone(), elements: all.collect() });
-            kernel.commit(&step).unwrap();
-        }
+        pile_up(&mut kernel, &table);
         assert_eq!(watch.read().unwrap(), Change::Lost);
     });
+}
+
+#[test]
+fn our_own_events_push_nobody_elses_out() {
+    in_namespace(|| {
+        let table = everything();
+        let mut kernel = Netlink::open().unwrap();
+        let mut watch = Watch::open(table.family, table.name.clone()).unwrap();
+        watch.ignore(1).unwrap();
+        watch.ignore(kernel.port()).unwrap();
+        kernel.commit(&diff(&table, None)).unwrap();
+        pile_up(&mut kernel, &table);
+        assert_eq!(watch.read().unwrap(), Change::None);
+        run_nft(
+            &["delete", "element", "inet", "fairway", "hairpin4", "{ 10.0.0.0 . 1.1.1.1 }"],
+            "",
+        )
+        .unwrap();
+        assert_eq!(watch.read().unwrap(), Change::Foreign);
+    });
+}
+
+/// Every element is an event; nobody reads while many of them pile up.
+fn pile_up(kernel: &mut Netlink, table: &Table) {
+    let spec = &table.sets["hairpin4"].spec;
+    for round in 0..20_u8 {
+        let all = (0..=9999_u16).map(|at| {
+            let [high, low] = at.to_be_bytes();
+            Element::key(
+                Packed::new().ipv4([10, round, high, low].into()).ipv4([1, 1, 1, 1].into()),
+            )
+        });
+        let mut step = Transaction::new(table.family, table.name.clone());
+        step.push(Op::AddElements { set: spec.clone(), elements: all.collect() });
+        kernel.commit(&step).unwrap();
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Sockets {
     /// Events about our table that are not our own doing.
     pub(crate) fn watch(&self) -> io::Result<Watch> {
         let mut watch = Watch::open(nft::Family::Inet, self.table.clone())?;
-        watch.ignore(self.nft.port());
+        watch.ignore(self.nft.port())?;
         Ok(watch)
     }
 

@@ -8,8 +8,8 @@ use regex::Regex;
 use super::lexer::{Line, Token};
 use super::{Directive, Problem, Reader, Wrong, zones};
 use crate::config::{
-    Block, CacheSettings, Forward, HostsBlock, Log, LogClass, Policy, Prefetch, Transport,
-    Upstream, resolvers,
+    Block, CacheSettings, Consolidate, Errors, Forward, HealthPage, HostsBlock, Log, LogClass,
+    Policy, Prefetch, Transport, Upstream, resolvers,
 };
 use crate::hosts::Hosts;
 use crate::name::Name;
@@ -63,13 +63,7 @@ pub(super) fn apply(
         "rewrite" => block.rewrites.push(rewrite(it)?),
         "template" => block.templates.push(template(it, &block.zones)?),
         "log" => block.log = Some(log(it, block.log.take())?),
-        "errors" => {
-            // Its only option thins out the log; ours is at most a line per query at level debug.
-            for line in &it.body {
-                only("errors", line, &["consolidate", "stacktrace"], "consolidate, stacktrace")?;
-            }
-            block.errors = true;
-        }
+        "errors" => block.errors = Some(errors(it)?),
         "loadbalance" => {
             let policy = it.arguments.first().map_or("round_robin", |it| it.text.as_str());
             if policy != "round_robin" {
@@ -100,13 +94,11 @@ pub(super) fn apply(
             }
             block.autopath = true;
         }
-        // The agent's own health, readiness and metrics are at its --health-addr; a port of its own for DNS is not opened.
-        "health" => {
-            for line in &it.body {
-                only("health", line, &["lameduck"], "lameduck")?;
-            }
+        "health" => block.health = Some(health(it)?),
+        "ready" => block.ready = Some(page("ready", it, ":8181").map_err(here)?),
+        "prometheus" => {
+            block.prometheus = Some(page("prometheus", it, "localhost:9153").map_err(here)?);
         }
-        "ready" | "prometheus" => {}
         other => return Err(here(Problem::UnknownPlugin(other.into()))),
     }
     Ok(())
@@ -163,6 +155,71 @@ fn duration(plugin: &str, word: &Token) -> Result<Duration, Problem> {
     Ok(total)
 }
 
+/// Where a page is served: `ADDRESS:PORT`, `:PORT` for all addresses.
+fn page(
+    plugin: &'static str,
+    it: &Directive,
+    otherwise: &'static str,
+) -> Result<SocketAddr, Problem> {
+    let text = it.arguments.first().map_or(otherwise, |it| it.text.as_str());
+    let wrong = || bad(plugin, text, "address with a port, as :9153 or 127.0.0.1:9153");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let address = match host.trim_start_matches('[').trim_end_matches(']') {
+        "" => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        "localhost" => std::net::Ipv4Addr::LOCALHOST.into(),
+        host => host.parse::<IpAddr>().map_err(|_| wrong())?,
+    };
+    Ok(SocketAddr::new(address, port))
+}
+
+fn health(it: &Directive) -> Result<HealthPage, Wrong> {
+    let address = page("health", it, ":8080").map_err(|problem| (it.line, problem))?;
+    let mut lameduck = Duration::ZERO;
+    for line in &it.body {
+        let here = |problem| (line.number, problem);
+        match property(line) {
+            ("lameduck", [word, ..]) => {
+                lameduck = duration("health lameduck", word).map_err(here)?;
+            }
+            ("lameduck", []) => return Err(here(missing("health lameduck", "a duration"))),
+            _ => return Err(unknown("health", line, "lameduck")),
+        }
+    }
+    Ok(HealthPage { address, lameduck })
+}
+
+fn errors(it: &Directive) -> Result<Errors, Wrong> {
+    let mut errors = Errors::default();
+    for line in &it.body {
+        let here = |problem| (line.number, problem);
+        let ("consolidate", words) = property(line) else {
+            return Err(unknown("errors", line, "consolidate"));
+        };
+        let [period, pattern, level @ ..] = words else {
+            return Err(here(missing("errors consolidate", "DURATION and REGEXP")));
+        };
+        let level = match level.first().map(|it| it.text.as_str()) {
+            None | Some("error") => tracing::Level::ERROR,
+            Some("warning") => tracing::Level::WARN,
+            Some("info") => tracing::Level::INFO,
+            Some("debug") => tracing::Level::DEBUG,
+            Some(other) => {
+                let wanted = "level (warning, error, info or debug)";
+                return Err(here(bad("errors consolidate", other, wanted)));
+            }
+        };
+        errors.consolidate.push(Consolidate {
+            period: duration("errors consolidate", period).map_err(here)?,
+            pattern: Regex::new(&pattern.text).map_err(|_| {
+                here(bad("errors consolidate", &pattern.text, "regular expression"))
+            })?,
+            level,
+        });
+    }
+    Ok(errors)
+}
+
 fn names(words: &[Token]) -> Result<Vec<Name>, Problem> {
     let all = words.iter().map(|word| zones(&word.text));
     Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
@@ -179,15 +236,6 @@ fn property(line: &Line) -> (&str, &[Token]) {
 fn unknown(plugin: &'static str, line: &Line, known: &'static str) -> Wrong {
     let property = property(line).0.to_owned();
     (line.number, Problem::UnknownProperty { plugin, property, known })
-}
-
-fn only(
-    plugin: &'static str,
-    line: &Line,
-    names: &[&str],
-    known: &'static str,
-) -> Result<(), Wrong> {
-    if names.contains(&property(line).0) { Ok(()) } else { Err(unknown(plugin, line, known)) }
 }
 
 fn kubernetes(it: &Directive, of_block: &[Name]) -> Result<Kubernetes, Wrong> {
@@ -411,7 +459,8 @@ fn cache(it: &Directive) -> Result<CacheSettings, Wrong> {
 fn hosts(it: &Directive, reader: &Reader<'_>) -> Result<HostsBlock, Wrong> {
     let here = |problem| (it.line, problem);
     let mut words = it.arguments.as_slice();
-    let mut config = HostsBlock { ttl: 3600, reverse: true, ..HostsBlock::default() };
+    let reload = Some(Duration::from_secs(5));
+    let mut config = HostsBlock { ttl: 3600, reverse: true, reload, ..HostsBlock::default() };
     let is_file =
         |word: &Token| word.text.contains('/') && word.text.parse::<ipnet::IpNet>().is_err();
     if let Some((first, rest)) = words.split_first()
@@ -433,8 +482,12 @@ fn hosts(it: &Directive, reader: &Reader<'_>) -> Result<HostsBlock, Wrong> {
                 config.ttl = number("hosts ttl", word).map_err(here)?;
             }
             "no_reverse" => config.reverse = false,
-            // Looked at with every reload of the configuration.
-            "reload" => {}
+            "reload" => {
+                let word =
+                    words.first().ok_or_else(|| here(missing("hosts reload", "a duration")))?;
+                let every = duration("hosts reload", word).map_err(here)?;
+                config.reload = (!every.is_zero()).then_some(every);
+            }
             _ if name.parse::<IpAddr>().is_ok() => {
                 let words: Vec<&str> = line.tokens.iter().map(|it| it.text.as_str()).collect();
                 config.inline.push_str(&words.join(" "));

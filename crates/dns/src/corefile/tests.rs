@@ -66,7 +66,11 @@ fn kubeadms_is_done() {
         assert_eq!(upstreams[1].address.to_string(), "[2001:db8::53]:53");
         assert_eq!(block.forwards[0].max_concurrent, 1000);
         assert_eq!(block.cache.as_ref().map(|cache| cache.success.most), Some(30));
-        assert!(block.loadbalance && block.detect_loop && block.errors);
+        assert!(block.loadbalance && block.detect_loop && block.errors.is_some());
+        let health = block.health.map(|it| (it.address.to_string(), it.lameduck.as_secs()));
+        assert_eq!(health, Some(("[::]:8080".into(), 5)));
+        let pages = [block.ready, block.prometheus].map(|it| it.map(|it| it.port()));
+        assert_eq!(pages, [Some(8181), Some(9153)]);
     }
 }
 
@@ -121,6 +125,12 @@ fn what_is_not_there_is_named_with_its_line() {
         (".:53 {\n kubernetes a {\n pods maybe\n }\n}", 3),
         (".:53 {\n template IN A {\n answer \"{{ .Remote }} 1 IN A 1.1.1.1\"\n }\n}", 3),
         (".:53 {\n reload soon\n}", 2),
+        (".:53 {\n ready nowhere\n}", 2),
+        (".:53 {\n health {\n lameduck\n }\n}", 3),
+        (".:53 {\n errors {\n stacktrace\n }\n}", 3),
+        (".:53 {\n errors {\n consolidate 5m ( error\n }\n}", 3),
+        (".:53 {\n errors {\n consolidate 5m . loud\n }\n}", 3),
+        (".:53 {\n hosts {\n reload\n }\n}", 3),
         (".:53 {\n hosts {\n \"unclosed\n }\n}", 3),
     ] {
         let said = wrong(text);

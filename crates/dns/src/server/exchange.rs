@@ -42,6 +42,10 @@ pub(crate) enum ExchangeError {
     NoUpstream,
     #[error("too many questions wait for upstreams")]
     TooMany,
+    #[error("what is forwarded comes back here")]
+    Loop,
+    #[error("the upstreams did not answer in time")]
+    AllLate,
     #[error("{0} did not answer in time")]
     Late(SocketAddr),
     #[error("{upstream}: {source}")]
@@ -53,25 +57,53 @@ pub(crate) enum ExchangeError {
 }
 
 /// Numbers nobody outside can foresee.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     // SipHash keyed with the system's randomness, over the time: 64 bits an attacker learns 16 of at a time.
     RandomState::new().hash_one(Instant::now())
 }
 
-fn question(name: &QName, kind: u16, dnssec_ok: bool, checking_disabled: bool) -> Question {
-    let numbers = random();
-    let (mut coins, mut more) = (random(), random());
-    let coin = || {
-        let is_heads = coins & 1 == 1;
-        coins = coins >> 1 | (more & 1) << 63;
-        more = more.rotate_right(1);
-        is_heads
-    };
-    let question = Question::new((numbers >> 24) as u16, name, kind, coin);
-    Question { dnssec_ok, checking_disabled, ..question }
+/// What is to be asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: &'a QName,
+    pub(crate) kind: u16,
+    pub(crate) dnssec_ok: bool,
+    pub(crate) checking_disabled: bool,
+    /// The client asked so, and is answered so by the upstream unless it prefers UDP.
+    pub(crate) over_tcp: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// Over UDP, without flags.
+    pub(crate) fn plain(name: &'a QName, kind: u16) -> Self {
+        Self { name, kind, dnssec_ok: false, checking_disabled: false, over_tcp: false }
+    }
+
+    fn question(&self) -> Question {
+        let numbers = random();
+        let (mut coins, mut more) = (random(), random());
+        let coin = || {
+            let is_heads = coins & 1 == 1;
+            coins = coins >> 1 | (more & 1) << 63;
+            more = more.rotate_right(1);
+            is_heads
+        };
+        let question = Question::new((numbers >> 24) as u16, self.name, self.kind, coin);
+        Question {
+            dnssec_ok: self.dnssec_ok,
+            checking_disabled: self.checking_disabled,
+            ..question
+        }
+    }
 }
 
 impl Upstreams {
+    /// Where questions go, for people.
+    pub(crate) fn addresses(&self) -> String {
+        let all = self.forward.upstreams.iter().map(|it| it.address.to_string());
+        all.collect::<Vec<_>>().join(", ")
+    }
+
     pub(crate) fn new(forward: &Forward) -> Self {
         let health = Health::new(forward.upstreams.len(), forward.max_fails, forward.policy);
         Self {
@@ -91,9 +123,7 @@ impl Upstreams {
     pub(crate) async fn ask(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
-        name: &QName,
-        kind: u16,
-        (dnssec_ok, checking_disabled): (bool, bool),
+        question: Wanted<'_>,
     ) -> Result<Reply, ExchangeError> {
         use std::sync::atomic::Ordering::Relaxed;
         let most = self.forward.max_concurrent;
@@ -102,7 +132,7 @@ impl Upstreams {
             return Err(ExchangeError::TooMany);
         }
         self.waiting.fetch_add(1, Relaxed);
-        let outcome = self.ask_each(shared, name, kind, dnssec_ok, checking_disabled).await;
+        let outcome = self.ask_each(shared, question).await;
         self.waiting.fetch_sub(1, Relaxed);
         outcome
     }
@@ -110,10 +140,7 @@ impl Upstreams {
     async fn ask_each(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
-        name: &QName,
-        kind: u16,
-        dnssec_ok: bool,
-        checking_disabled: bool,
+        wanted: Wanted<'_>,
     ) -> Result<Reply, ExchangeError> {
         let order = {
             let mut health = self.health();
@@ -126,8 +153,9 @@ impl Upstreams {
         for at in order {
             let upstream = self.forward.upstreams[at].address;
             let since = Instant::now();
-            let question = question(name, kind, dnssec_ok, checking_disabled);
-            let asked = timeout(PATIENCE, self.one(at, &question)).await;
+            let question = wanted.question();
+            let over_udp = !wanted.over_tcp || self.forward.prefer_udp;
+            let asked = timeout(PATIENCE, self.one(at, &question, over_udp)).await;
             match asked.unwrap_or(Err(ExchangeError::Late(upstream))) {
                 Ok(reply) => {
                     shared.metrics.asked(&label(upstream), reply.code, since.elapsed());
@@ -161,8 +189,8 @@ impl Upstreams {
                 if !self.health().is_suspect(at) {
                     return;
                 }
-                let question = question(&root, kind::NS, false, false);
-                match timeout(Duration::from_secs(1), self.one(at, &question)).await {
+                let question = Wanted::plain(&root, kind::NS).question();
+                match timeout(Duration::from_secs(1), self.one(at, &question, true)).await {
                     // Any answer is a sign of life.
                     Ok(Ok(_)) => return self.health().answered(at),
                     _ => {
@@ -174,10 +202,16 @@ impl Upstreams {
         });
     }
 
-    async fn one(&self, at: usize, question: &Question) -> Result<Reply, ExchangeError> {
+    /// `over_udp`: UDP first, where the upstream takes it.
+    async fn one(
+        &self,
+        at: usize,
+        question: &Question,
+        over_udp: bool,
+    ) -> Result<Reply, ExchangeError> {
         let upstream = &self.forward.upstreams[at];
-        if upstream.transport == Transport::Plain && !self.forward.force_tcp {
-            match over_udp(upstream.address, question).await? {
+        if over_udp && upstream.transport == Transport::Plain && !self.forward.force_tcp {
+            match exchange_datagrams(upstream.address, question).await? {
                 Said::Reply(reply) => return Ok(reply),
                 Said::Truncated => {}
             }
@@ -263,7 +297,10 @@ impl Upstreams {
 }
 
 /// A socket of its own per question: the kernel draws its port, and only the upstream's address can reach it.
-async fn over_udp(upstream: SocketAddr, question: &Question) -> Result<Said, ExchangeError> {
+async fn exchange_datagrams(
+    upstream: SocketAddr,
+    question: &Question,
+) -> Result<Said, ExchangeError> {
     let io = |source| ExchangeError::Io { upstream, source };
     let any: SocketAddr = if upstream.is_ipv4() {
         (std::net::Ipv4Addr::UNSPECIFIED, 0).into()

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::{Job, Shared, stream};
+use super::exchange::{ExchangeError, Wanted};
+use super::{Asking, Job, Shared, loops, stream};
 use crate::cache::Key;
 use crate::query::code;
 use crate::reply::{Reply, failure};
@@ -21,6 +22,8 @@ use crate::upstream::DEADLINE;
 pub(super) enum Control {
     /// Accept connections here and nowhere else.
     Listeners(BTreeMap<SocketAddr, Arc<OwnedFd>>),
+    /// Look whether what is forwarded comes back.
+    Look,
     /// End.
     Stop,
 }
@@ -69,7 +72,10 @@ pub(super) fn run(
                                 Err(error) => tracing::warn!(%address, %error, "no DNS over TCP"),
                             }
                         }
+                        // Only who answers can be asked.
+                        loops::look(shared, &shared.running());
                     }
+                    Some(Control::Look) => loops::look(shared, &shared.running()),
                     Some(Control::Stop) | None => return,
                 },
                 job = jobs.recv() => match job {
@@ -114,16 +120,26 @@ async fn fetch(shared: &Arc<Shared>, job: &Job) -> (Arc<Reply>, u32) {
     let (running, ask) = (&job.running, &job.ask);
     let upstreams = &running.upstreams[ask.block][ask.forward];
     let cache = running.caches.get(ask.block).and_then(Option::as_ref);
-    let wants = (ask.key.dnssec_ok, ask.key.checking_disabled);
-    let asked = timeout(DEADLINE, upstreams.ask(shared, &ask.name, ask.kind, wants)).await;
-    let reply = match asked {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(error)) => {
-            tracing::debug!(target: "dns", name = %ask.name, %error, "no answer from upstreams");
-            failure()
-        }
-        Err(_) => failure(),
+    let wanted = Wanted {
+        name: &ask.name,
+        kind: ask.kind,
+        dnssec_ok: ask.key.dnssec_ok,
+        checking_disabled: ask.key.checking_disabled,
+        over_tcp: matches!(job.from, Asking::Tcp { .. }),
     };
+    let asked = if running.probes[ask.block].as_ref().is_some_and(loops::Probe::is_loop) {
+        Err(ExchangeError::Loop)
+    } else {
+        let asked = timeout(DEADLINE, upstreams.ask(shared, wanted)).await;
+        asked.unwrap_or(Err(ExchangeError::AllLate))
+    };
+    let reply = asked.unwrap_or_else(|error| {
+        if let Some(failures) = &running.failures[ask.block] {
+            let kind = crate::text::kind_name(ask.kind);
+            failures.note(&format!("2 {}. {kind}: {error}", ask.name));
+        }
+        failure()
+    });
     let reply = Arc::new(reply);
     let Some(cache) = cache else { return (reply, 0) };
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);

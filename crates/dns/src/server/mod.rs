@@ -9,8 +9,10 @@
 //! bounded channel; when it is full, the client is told SERVFAIL at once.
 
 mod exchange;
+mod failures;
 mod io;
 mod limit;
+mod loops;
 pub(crate) mod said;
 mod stream;
 mod sys;
@@ -29,7 +31,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Block, Config};
 use crate::facts::{Facts, Patch, SharedFacts};
 use crate::metrics::Metrics;
 use crate::name::Name;
@@ -38,7 +40,9 @@ use crate::reply::{Form, Reply, ReplyEdns, write};
 use crate::resolve::{Ask, Asker, Step, resolve};
 use crate::top::Tops;
 use exchange::Upstreams;
+use failures::Failures;
 use limit::Limiter;
+use loops::Probe;
 
 /// Octets sent over UDP at most, unless the configuration says otherwise: they arrive in one piece everywhere.
 const UDP_PAYLOAD: u16 = 1232;
@@ -69,27 +73,49 @@ impl Default for Settings {
 /// A configuration at work: with its caches and what is known of its upstreams.
 pub(crate) struct Running {
     pub(crate) config: Config,
-    pub(crate) caches: Vec<Option<Mutex<Cache>>>,
+    pub(crate) caches: Vec<Option<Arc<Mutex<Cache>>>>,
     pub(crate) upstreams: Vec<Vec<Arc<Upstreams>>>,
+    pub(crate) failures: Vec<Option<Failures>>,
+    pub(crate) probes: Vec<Option<Probe>>,
     /// One line of each block's zones, for metrics.
     pub(crate) labels: Vec<String>,
 }
 
 impl Running {
-    fn new(config: Config) -> Self {
-        let caches = config.blocks.iter().map(|block| block.cache.clone());
-        let caches = caches.map(|settings| Some(Mutex::new(Cache::new(settings?)))).collect();
-        let upstreams = config
-            .blocks
-            .iter()
-            .map(|block| block.forwards.iter().map(|it| Arc::new(Upstreams::new(it))).collect());
+    /// What is remembered of upstreams that stay is kept from the configuration `before`.
+    fn new(config: Config, before: Option<&Self>) -> Self {
+        let old = |block: &Block| {
+            let before = before?;
+            let at = before.config.blocks.iter().position(|it| {
+                it.zones == block.zones && it.port == block.port && it.forwards == block.forwards
+            })?;
+            Some((before, at))
+        };
+        let cache = |block: &Block| {
+            let settings = block.cache.as_ref()?;
+            let kept = old(block).and_then(|(before, at)| {
+                let same = before.config.blocks[at].cache.as_ref() == Some(settings);
+                before.caches[at].clone().filter(|_| same)
+            });
+            Some(kept.unwrap_or_else(|| Arc::new(Mutex::new(Cache::new(settings.clone())))))
+        };
+        let upstreams = |block: &Block| match old(block) {
+            Some((before, at)) => before.upstreams[at].clone(),
+            None => block.forwards.iter().map(|it| Arc::new(Upstreams::new(it))).collect(),
+        };
         let label = |zones: &[Name]| match zones.first() {
             Some(zone) if zone.wire().len() > 1 => format!("{zone}."),
             _ => ".".to_owned(),
         };
         Self {
-            caches,
-            upstreams: upstreams.collect(),
+            caches: config.blocks.iter().map(cache).collect(),
+            upstreams: config.blocks.iter().map(upstreams).collect(),
+            failures: config
+                .blocks
+                .iter()
+                .map(|it| it.errors.as_ref().map(Failures::new))
+                .collect(),
+            probes: config.blocks.iter().map(Probe::of).collect(),
             labels: config.blocks.iter().map(|block| label(&block.zones)).collect(),
             config,
         }
@@ -166,6 +192,9 @@ impl Shared {
         asker: Asker,
         now: Instant,
     ) -> (Option<usize>, Outcome) {
+        if loops::came_back(running, query) {
+            return (None, Outcome::Reply(crate::reply::failure()));
+        }
         let (block, step) = resolve(&running.config, facts, query, asker);
         let ask = match step {
             Step::Reply(reply) => return (block, Outcome::Reply(reply)),
@@ -319,9 +348,8 @@ impl Shared {
         let Some(block) = seen.block.and_then(|block| running.config.blocks.get(block)) else {
             return;
         };
-        if block.errors && reply.code == code::SERVFAIL {
+        if reply.code == code::SERVFAIL {
             self.metrics.error();
-            tracing::debug!(target: "dns", name = %query.name, kind = query.kind, "no answer");
         }
         let Some(log) = &block.log else { return };
         said::line(self, log, query, seen, reply, port, since);
@@ -354,7 +382,7 @@ impl Server {
         let bells = (0..udp_threads).map(|_| sys::Bell::new().map(Arc::new));
         let bells = bells.collect::<std::io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
-            running: RwLock::new(Arc::new(Running::new(config))),
+            running: RwLock::new(Arc::new(Running::new(config, None))),
             facts: Arc::new(RwLock::new(Facts::from_serial(settings.serial))),
             metrics: Metrics::new(),
             tops: Tops::new(),
@@ -414,10 +442,11 @@ impl Server {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Takes another configuration. Caches begin empty.
+    /// Takes another configuration. The cache of a server block whose upstreams and cache stay the same stays.
     pub fn reconfigure(&self, config: Config) {
-        let running = Arc::new(Running::new(config));
+        let running = Arc::new(Running::new(config, Some(&self.shared.running())));
         *self.shared.running.write().unwrap_or_else(PoisonError::into_inner) = running;
+        drop(self.control.try_send(io::Control::Look));
     }
 
     /// Takes away what will not be so: before the kernel does.

@@ -1,6 +1,8 @@
 //! Objects to snapshots; messages written and read by another library than the one under test.
 #![allow(dead_code, reason = "each test uses what it needs of these")]
 
+pub(crate) mod alone;
+
 use dns::Name;
 use domain::base::iana::Rtype;
 use domain::base::{Message, ParsedName};

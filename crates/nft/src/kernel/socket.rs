@@ -94,6 +94,35 @@ impl Socket {
         self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())
     }
 
+    /// Messages whose sender is one of these ports are dropped before they take room here. A datagram of events is of one
+    /// transaction, so its first header tells (`nft_commit_notify` in the kernel's nf_tables_api.c).
+    pub(crate) fn refuse_from(&self, ports: &[u32]) -> io::Result<()> {
+        /// Where `nlmsg_pid` is in `struct nlmsghdr`.
+        const PORT: u32 = 12;
+        let statement = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, PORT)];
+        for (at, port) in ports.iter().enumerate() {
+            // Past the ports that follow and the verdict that takes it. A load is in network byte order, netlink in the machine's.
+            let drop = u8::try_from(ports.len() - at)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            let compare = statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, port.to_be());
+            program.push(libc::sock_filter { jt: drop, ..compare });
+        }
+        program.extend([u32::MAX, 0].map(|taken| statement(libc::BPF_RET | libc::BPF_K, taken)));
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the program outlives the call, and the length passed is that of the structure that points to it.
+        let result = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Force needs CAP_NET_ADMIN in the initial user namespace; without it the ordinary limit applies.
     fn buffer(&self, force: i32, plain: i32, bytes: i32) -> io::Result<()> {
         self.option(libc::SOL_SOCKET, force, bytes)

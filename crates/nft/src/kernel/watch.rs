@@ -44,9 +44,14 @@ impl Watch {
         Ok(Self { socket, family, table, ours: HashSet::new() })
     }
 
-    /// Takes commits from this netlink port for our own ([`super::Netlink::port`]).
-    pub fn ignore(&mut self, port: u32) {
+    /// Takes commits from this netlink port for our own ([`super::Netlink::port`]). The kernel does not even queue their
+    /// events: a first sync has a hundred thousand of them, which would push out the others'.
+    ///
+    /// # Errors
+    /// What the kernel says; their events come then, and are known by their sender.
+    pub fn ignore(&mut self, port: u32) -> io::Result<()> {
         self.ours.insert(port);
+        self.socket.refuse_from(&self.ours.iter().copied().collect::<Vec<_>>())
     }
 
     /// Reads all waiting events.

@@ -1,5 +1,5 @@
 //! What policy costs in a large cluster, in a network namespace of its own (root): the plan and its commit from nothing, and what
-//! one pod's and one policy's change ask of the kernel. `cargo run --release -p fairway-policy --example scale -- PODS POLICIES`.
+//! one pod's and one policy's change ask of the kernel. `cargo run --release -p fairway-policy --example policy_scale -- PODS POLICIES`.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
