@@ -13,14 +13,15 @@ use serde::Deserialize;
 use crate::attachment::{ALIAS_PREFIX, hash};
 use crate::environment::{Environment, Identity};
 use crate::result::ResultInterface;
-use crate::steps::{gone, is_ours, kernel, remove_link, remove_links};
+use crate::steps::{agree, gone, is_ours, kernel, remove_link, remove_links};
 use crate::{AddResult, CniError, NetworkConfig};
 
 /// What the names of the `ifb` links begin with.
 const PREFIX: &str = "bwp";
-/// A burst nobody thought about: what runtimes send when the annotation names only a rate. Taken
-/// literally it would let 256 MiB pass before the rate applies.
-const ANY_BURST: u64 = i32::MAX as u64;
+/// Bursts nobody thought about: what runtimes send when the annotation names only a rate, dockershim,
+/// containerd and CRI-O (old and new). Taken literally 256 MiB to 4 GiB pass before the rate applies.
+const ANY_BURST: [u64; 4] =
+    [i32::MAX as u64, u32::MAX as u64, u32::MAX as u64 * 8 - 1, u32::MAX as u64 * 8];
 /// Then the burst is what this part of a second sends, …
 const BURST_PART: u64 = 20;
 /// … but not less than a few large frames.
@@ -92,8 +93,10 @@ fn limit(direction: &str, rate: i64, burst: i64) -> Result<Option<Limit>, CniErr
         return Err(wrong(format!("{direction} has a burst and no rate")));
     }
     let rate = (rate / 8).max(1);
+    let usual = (rate / BURST_PART).max(BURST_LEAST);
     let burst = match burst {
-        0 | ANY_BURST => (rate / BURST_PART).max(BURST_LEAST),
+        0 => usual,
+        bits if ANY_BURST.contains(&bits) => usual,
         bits => (bits / 8).max(1),
     };
     let burst = u32::try_from(burst).map_err(|_| {
@@ -247,7 +250,7 @@ pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
     let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
     let end = node_end(&namespace, &identity.ifname, &mut node)?;
     let differences = differences(&mut node, &end, &identity, limits)?;
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    agree(differences)
 }
 
 pub(crate) fn gc(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
@@ -288,6 +291,10 @@ mod tests {
     fn a_burst_nobody_thought_about_is_a_twentieth_of_a_second() {
         let ten_mbit = limit("ingress", 10_000_000, i64::from(i32::MAX)).unwrap().unwrap();
         assert_eq!(ten_mbit, Limit { rate: 1_250_000, burst: 65_536 });
+        for burst in ANY_BURST {
+            let of_runtime = limit("ingress", 10_000_000, i64::try_from(burst).unwrap()).unwrap();
+            assert_eq!(of_runtime, Some(ten_mbit), "{burst}");
+        }
         let gbit = limit("ingress", 1_000_000_000, 0).unwrap().unwrap();
         assert_eq!(gbit, Limit { rate: 125_000_000, burst: 6_250_000 });
         let said = limit("ingress", 16_000, 8_000).unwrap().unwrap();

@@ -16,9 +16,9 @@ use crate::environment::{Environment, Identity};
 use crate::ipam::Ask;
 use crate::pair::{self, Pair};
 use crate::result::{AddResult, ResultInterface, ResultRoute};
-use crate::rules::{self, Owner, Wanted};
-use crate::steps::{all, ensure_where_known, gone, is_ours, kernel, one, remove_link, settle};
-use crate::{CniError, NetworkConfig};
+use crate::rules::{self, Owner};
+use crate::steps::{agree, ensure_where_known, gone, is_ours, kernel, one, remove_link, settle};
+use crate::{CniError, NetworkConfig, paired};
 
 const PLUGIN: &str = "bridge";
 /// The bridge when the configuration names none.
@@ -96,7 +96,7 @@ pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult
     made.map_err(|error| {
         // A runtime may or may not call DEL after a failed ADD: leave nothing either way.
         let mut errors = vec![error];
-        errors.extend(take_down(env, config, &identity, &conf).err());
+        errors.extend(paired::take_down(owner(config, &identity), env, config, conf.ip_masq).err());
         one(errors)
     })
 }
@@ -143,7 +143,10 @@ impl Attachment<'_> {
             ensure_addresses(node, &bridge, &gateways, conf.force_address)?;
             pair::forward(gateways.iter().map(IpNet::addr).collect::<Vec<_>>().iter())?;
         }
-        rules::apply(owner(self.config, self.identity), &wanted(conf, self.env, &result))?;
+        rules::apply(
+            owner(self.config, self.identity),
+            &paired::wanted(conf.ip_masq, self.env, &result),
+        )?;
         if self.config.dns.is_some() {
             result.dns.clone_from(&self.config.dns);
         }
@@ -153,14 +156,6 @@ impl Attachment<'_> {
 
 fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
     Owner::new(PLUGIN, config, identity)
-}
-
-fn wanted(conf: &Conf, env: &Environment, result: &AddResult) -> Wanted {
-    if !conf.ip_masq {
-        return Wanted::default();
-    }
-    let masquerade = result.ips.iter().map(|ip| ip.address).collect();
-    Wanted { netns: env.netns.clone(), masquerade, ..Wanted::default() }
 }
 
 /// The bridge, made and up.
@@ -284,29 +279,7 @@ fn ensure_addresses(
 pub(crate) fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
     // A configuration that changed under a running pod must not keep it from going.
     let conf: Conf = config.read()?;
-    take_down(env, config, &env.identity()?, &conf)
-}
-
-/// Removes the pair, then the rules, then gives the addresses back: an address must not be another
-/// pod's while anything here still knows it as this one's. What is gone already is fine.
-fn take_down(
-    env: &Environment,
-    config: &NetworkConfig,
-    identity: &Identity,
-    conf: &Conf,
-) -> Result<(), CniError> {
-    let mut errors = Vec::new();
-    let removed = Netlink::open()
-        .map_err(kernel("reach the node's network"))
-        .and_then(|mut node| pair::take_down(env, identity, &mut node));
-    errors.extend(removed.err());
-    if conf.ip_masq {
-        errors.extend(rules::withdraw(owner(config, identity)).err());
-    }
-    if let Some(ipam) = config.ipam.as_ref().filter(|_| errors.is_empty()) {
-        errors.extend(ipam.del(Ask { env, config, identity }).err());
-    }
-    all(errors)
+    paired::take_down(owner(config, &env.identity()?), env, config, conf.ip_masq)
 }
 
 pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
@@ -321,8 +294,11 @@ pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
     }
     differences.extend(namespace.visit(|| pair::check_pod(&identity.ifname, previous))??);
     differences.extend(check_node(&conf, &pair::node_link(&identity), previous)?);
-    differences.extend(rules::check(owner(config, &identity), &wanted(&conf, env, previous))?);
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    differences.extend(rules::check(
+        owner(config, &identity),
+        &paired::wanted(conf.ip_masq, env, previous),
+    )?);
+    agree(differences)
 }
 
 fn check_node(conf: &Conf, name: &str, previous: &AddResult) -> Result<Vec<String>, CniError> {
@@ -366,15 +342,7 @@ fn check_node(conf: &Conf, name: &str, previous: &AddResult) -> Result<Vec<Strin
 }
 
 pub(crate) fn gc(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let valid = config.valid_attachments()?;
-    let mut errors = Vec::new();
-    errors.extend(pair::gc(&config.name, valid).err());
-    errors.extend(rules::gc(PLUGIN, config, valid).err());
-    // With a link left over its address stays reserved; the next GC tries again.
-    if let Some(ipam) = config.ipam.as_ref().filter(|_| errors.is_empty()) {
-        errors.extend(ipam.gc(env, config, valid).err());
-    }
-    all(errors)
+    paired::gc(PLUGIN, env, config)
 }
 
 pub(crate) fn status(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {

@@ -9,9 +9,9 @@ use nft::Policy;
 use nft::kernel::Netlink as Nftables;
 use serde::Deserialize;
 
-use crate::environment::{Environment, Identity};
+use crate::environment::Environment;
 use crate::rules::{self, Owner, Wanted};
-use crate::{AddResult, CniError, NetworkConfig};
+use crate::{AddResult, CniError, NetworkConfig, ruled};
 
 const PLUGIN: &str = "firewall";
 
@@ -51,15 +51,11 @@ fn wanted(env: &Environment, conf: &Conf, previous: &AddResult) -> Result<Wanted
     Ok(wanted)
 }
 
-fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
-    Owner::new(PLUGIN, config, identity)
-}
-
 pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
     let conf: Conf = config.read()?;
     let identity = env.identity()?;
     let previous = config.previous()?;
-    rules::apply(owner(config, &identity), &wanted(env, &conf, previous)?)?;
+    rules::apply(Owner::new(PLUGIN, config, &identity), &wanted(env, &conf, previous)?)?;
     warn_of_dropping();
     Ok(previous.clone())
 }
@@ -82,16 +78,12 @@ fn warn_of_dropping() {
 }
 
 pub(crate) fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let identity = env.identity()?;
-    rules::withdraw(owner(config, &identity))
+    ruled::del(PLUGIN, env, config)
 }
 
 pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let conf: Conf = config.read()?;
-    let identity = env.identity()?;
-    let wanted = wanted(env, &conf, config.previous()?)?;
-    let differences = rules::check(owner(config, &identity), &wanted)?;
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    let wanted = wanted(env, &config.read()?, config.previous()?)?;
+    ruled::check(PLUGIN, env, config, &wanted)
 }
 
 pub(crate) fn gc(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {

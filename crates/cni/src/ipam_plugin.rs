@@ -2,6 +2,7 @@
 
 use crate::environment::Environment;
 use crate::ipam::Ask;
+use crate::steps::agree;
 use crate::{AddResult, CniError, NetworkConfig};
 
 pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
@@ -21,7 +22,7 @@ pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
     let previous = config.previous()?;
     let addresses: Vec<_> = previous.ips.iter().map(|ip| ip.address.addr()).collect();
     let differences = config.ipam()?.check(Ask { env, config, identity: &identity }, &addresses)?;
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    agree(differences)
 }
 
 pub(crate) fn gc(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {

@@ -12,10 +12,10 @@ use link::kernel::Netlink;
 use link::sysctl;
 use serde::Deserialize;
 
-use crate::environment::{Environment, Identity};
+use crate::environment::Environment;
 use crate::rules::{self, HostPort, Owner, Protocol, Wanted, is_loopback};
 use crate::steps::{ensure_where_known, kernel};
-use crate::{AddResult, CniError, NetworkConfig};
+use crate::{AddResult, CniError, NetworkConfig, ruled};
 
 const PLUGIN: &str = "portmap";
 
@@ -121,17 +121,13 @@ pub(crate) fn wanted(
     Ok(wanted)
 }
 
-fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
-    Owner::new(PLUGIN, config, identity)
-}
-
 pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
     let conf: Conf = config.read()?;
     let identity = env.identity()?;
     let previous = config.previous()?;
     let wanted = wanted(env, &conf, previous)?;
     prepare(&wanted)?;
-    rules::apply(owner(config, &identity), &wanted)?;
+    rules::apply(Owner::new(PLUGIN, config, &identity), &wanted)?;
     Ok(previous.clone())
 }
 
@@ -161,16 +157,12 @@ fn allow_loopback(wanted: &Wanted) -> Result<(), CniError> {
 }
 
 pub(crate) fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let identity = env.identity()?;
-    rules::withdraw(owner(config, &identity))
+    ruled::del(PLUGIN, env, config)
 }
 
 pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let conf: Conf = config.read()?;
-    let identity = env.identity()?;
-    let wanted = wanted(env, &conf, config.previous()?)?;
-    let differences = rules::check(owner(config, &identity), &wanted)?;
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    let wanted = wanted(env, &config.read()?, config.previous()?)?;
+    ruled::check(PLUGIN, env, config, &wanted)
 }
 
 pub(crate) fn gc(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {

@@ -12,9 +12,9 @@ use crate::environment::{Environment, Identity};
 use crate::ipam::Ask;
 use crate::pair::{self, PROTOCOL_BOOT, Pair};
 use crate::result::{AddResult, ResultIp};
-use crate::rules::{self, Owner, Wanted};
-use crate::steps::{all, is_ours, kernel, one, remove_link, settle};
-use crate::{CniError, NetworkConfig};
+use crate::rules::{self, Owner};
+use crate::steps::{agree, is_ours, kernel, one, remove_link, settle};
+use crate::{CniError, NetworkConfig, paired};
 
 const PLUGIN: &str = "ptp";
 
@@ -64,11 +64,11 @@ pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult
         })??;
         settle(&mut node, &[&made.node])?;
         node.apply(&on_node(&result.ips, &made.node)).map_err(kernel("route to the pod"))?;
-        rules::apply(owner(config, &identity), &wanted(&conf, env, &result))
+        rules::apply(owner(config, &identity), &paired::wanted(conf.ip_masq, env, &result))
     };
     if let Err(error) = make() {
         let mut errors = vec![error];
-        errors.extend(take_down(env, config, &identity, &conf).err());
+        errors.extend(paired::take_down(owner(config, &identity), env, config, conf.ip_masq).err());
         return Err(one(errors));
     }
     if config.dns.is_some() {
@@ -121,36 +121,9 @@ fn owner<'a>(config: &'a NetworkConfig, identity: &'a Identity) -> Owner<'a> {
     Owner::new(PLUGIN, config, identity)
 }
 
-fn wanted(conf: &Conf, env: &Environment, result: &AddResult) -> Wanted {
-    if !conf.ip_masq {
-        return Wanted::default();
-    }
-    let masquerade = result.ips.iter().map(|ip| ip.address).collect();
-    Wanted { netns: env.netns.clone(), masquerade, ..Wanted::default() }
-}
-
 pub(crate) fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    take_down(env, config, &env.identity()?, &config.read()?)
-}
-
-fn take_down(
-    env: &Environment,
-    config: &NetworkConfig,
-    identity: &Identity,
-    conf: &Conf,
-) -> Result<(), CniError> {
-    let mut errors = Vec::new();
-    let removed = Netlink::open()
-        .map_err(kernel("reach the node's network"))
-        .and_then(|mut node| pair::take_down(env, identity, &mut node));
-    errors.extend(removed.err());
-    if conf.ip_masq {
-        errors.extend(rules::withdraw(owner(config, identity)).err());
-    }
-    if let Some(ipam) = config.ipam.as_ref().filter(|_| errors.is_empty()) {
-        errors.extend(ipam.del(Ask { env, config, identity }).err());
-    }
-    all(errors)
+    let conf: Conf = config.read()?;
+    paired::take_down(owner(config, &env.identity()?), env, config, conf.ip_masq)
 }
 
 pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
@@ -189,19 +162,15 @@ pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
             }
         }
     }
-    differences.extend(rules::check(owner(config, &identity), &wanted(&conf, env, previous))?);
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    differences.extend(rules::check(
+        owner(config, &identity),
+        &paired::wanted(conf.ip_masq, env, previous),
+    )?);
+    agree(differences)
 }
 
 pub(crate) fn gc(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let valid = config.valid_attachments()?;
-    let mut errors = Vec::new();
-    errors.extend(pair::gc(&config.name, valid).err());
-    errors.extend(rules::gc(PLUGIN, config, valid).err());
-    if let Some(ipam) = config.ipam.as_ref().filter(|_| errors.is_empty()) {
-        errors.extend(ipam.gc(env, config, valid).err());
-    }
-    all(errors)
+    paired::gc(PLUGIN, env, config)
 }
 
 pub(crate) fn status(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {

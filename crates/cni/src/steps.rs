@@ -41,6 +41,11 @@ pub(crate) fn all(errors: Vec<CniError>) -> Result<(), CniError> {
     if errors.is_empty() { Ok(()) } else { Err(one(errors)) }
 }
 
+/// The answer of CHECK: nothing is different, or all that is.
+pub(crate) fn agree(differences: Vec<String>) -> Result<(), CniError> {
+    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+}
+
 /// Makes settings of the calling thread's namespace, for an interface named in the error.
 pub(crate) fn ensure(interface: &str, settings: &[(String, &str)]) -> Result<(), CniError> {
     for (name, value) in settings {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::environment::Environment;
-use crate::steps::{gone, kernel};
+use crate::steps::{agree, gone, kernel};
 use crate::{AddResult, CniError, NetworkConfig};
 
 #[derive(Deserialize)]
@@ -159,7 +159,7 @@ pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
         compare("txQLen", queue);
         Ok::<_, CniError>(differences)
     })??;
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    agree(differences)
 }
 
 /// Nothing outlives the pod's namespace.

@@ -11,7 +11,7 @@ use crate::attachment::{self, NODE_MAC, ROUTE_PROTOCOL, node_link};
 use crate::bandwidth::{self, Limits};
 use crate::environment::{Environment, Identity};
 use crate::ipam::Ask;
-use crate::steps::kernel;
+use crate::steps::{agree, kernel};
 use crate::{AddResult, CniError, NetworkConfig, rules};
 
 pub(super) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
@@ -32,7 +32,7 @@ pub(super) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), Cni
     differences.extend(check_limits(config, &identity, &name)?);
     let wanted = wanted(env, config, &name, previous)?;
     differences.extend(rules::check(owner(config, &identity), &wanted)?);
-    if differences.is_empty() { Ok(()) } else { Err(CniError::Check { differences }) }
+    agree(differences)
 }
 
 fn mac_told(previous: &AddResult, ifname: &str) -> Option<MacAddr> {
