@@ -331,3 +331,59 @@ fn a_full_disk_is_said_before_anything_is_made() {
     assert!(!good && err.lines().count() == 1 && err.contains("free some space"), "{err:?}");
     lab.traces().assert_none("after a full disk");
 }
+
+/// A pod that answers at its node's port 8088, its download held to 10 Mbit/s; and one with a rate nobody understands.
+const PORTED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: ported
+  annotations: {kubernetes.io/ingress-bandwidth: 10M}
+spec:
+  containers:
+  - name: netexec
+    image: registry.k8s.io/e2e-test-images/agnhost:2.47
+    args: ["netexec", "--http-port=8080"]
+    ports: [{containerPort: 8080, hostPort: 8088}]
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: fast
+  annotations: {kubernetes.io/egress-bandwidth: fast}
+spec:
+  containers: [{name: netexec, image: registry.k8s.io/e2e-test-images/agnhost:2.47}]
+"#;
+
+#[test]
+fn a_pod_answers_on_its_nodes_port_and_is_held_to_its_rate() {
+    if !ready(&["ip", "kubectl", "curl", "tc", "bash"]) {
+        return;
+    }
+    let lab = Lab::up("hostport", &["--nodes", "1"]);
+    lab.sh(&format!("kubectl apply -f - <<'EOF'\n{PORTED}EOF\nkubectl wait --for=condition=Ready pod/ported --timeout=30s"));
+    let get = |from: &str, to: &str| {
+        let ask =
+            format!("fairway lab exec {from} -- curl -s --max-time 2 http://{to}:8088/hostname");
+        output(&mut lab.shell(&ask)).0
+    };
+    // From outside, and from the node itself.
+    assert_eq!(get("client", "172.30.1.1"), "ported");
+    assert_eq!(get("node-1", "127.0.0.1"), "ported");
+    let held = lab.sh("fairway lab exec node-1 -- tc qdisc show");
+    assert!(held.contains("tbf") && held.contains("rate 10Mbit"), "{held}");
+
+    // What cannot be understood is said, and the other pod is none of its business.
+    let why = eventually("an event", Duration::from_secs(10), || {
+        let all = lab.sh("kubectl get events --field-selector involvedObject.name=fast -o jsonpath='{.items[*].message}'");
+        if all.contains("egress-bandwidth") { Ok(all) } else { Err(all) }
+    });
+    assert!(why.contains("\"fast\" is no rate between 1k and 1P"), "{why}");
+
+    // The port goes with the pod.
+    lab.sh("kubectl delete pod ported --timeout=30s");
+    eventually("nobody answers", Duration::from_secs(5), || {
+        let said = get("client", "172.30.1.1");
+        if said.is_empty() { Ok(()) } else { Err(said) }
+    });
+}

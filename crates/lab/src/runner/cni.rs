@@ -75,6 +75,8 @@ pub struct Attachment<'a> {
     pub netns: &'a Path,
     /// Namespace, name and uid of the pod, for `CNI_ARGS`.
     pub pod: (&'a str, &'a str, &'a str),
+    /// What plugins that have a capability are told of it (`runtimeConfig`).
+    pub capabilities: &'a Map<String, Value>,
 }
 
 /// The network's configuration: first `.conflist` (then `.conf`, `.json`) by name.
@@ -160,7 +162,13 @@ async fn call(
     let mut config = plugin.as_object().cloned().unwrap_or_default();
     config.insert("name".into(), json!(network.name));
     config.insert("cniVersion".into(), json!(network.version));
-    config.remove("capabilities");
+    if let Some(Value::Object(has)) = config.remove("capabilities") {
+        let mut told = attachment.capabilities.clone();
+        told.retain(|name, _| has.get(name) == Some(&Value::Bool(true)));
+        if !told.is_empty() {
+            config.insert("runtimeConfig".into(), told.into());
+        }
+    }
     if let Some(previous) = previous {
         config.insert("prevResult".into(), previous.clone());
     }

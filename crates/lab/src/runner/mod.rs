@@ -16,7 +16,7 @@
 //!
 //! | module | room |
 //! |---|---|
-//! | [`sync`], [`status`], [`env`], [`dns`] | pure: what to do, what to say, variables, resolver files |
+//! | [`sync`], [`status`], [`env`], [`dns`], [`capabilities`] | pure: what to do, what to say, variables, resolver files, what plugins are told |
 //! | [`state`] | records, on disk |
 //! | [`engine`], `pod`, `hooks`, `sandbox`, [`launch`] | the workers and what they do |
 //! | [`probe`], [`volumes`], [`lookup`] | probes, volumes, objects pods refer to |
@@ -26,6 +26,7 @@
 //! | `cleanup` | taking everything down |
 
 pub mod api;
+pub mod capabilities;
 pub mod child;
 mod cleanup;
 pub mod cni;

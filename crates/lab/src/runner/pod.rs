@@ -213,6 +213,8 @@ impl Worker {
         if !host {
             record.netns = Some(super::netns::path_for(&self.engine.config.lab, &record.uid));
         }
+        let capabilities = super::capabilities::of(&self.pod);
+        record.capabilities = capabilities.clone().unwrap_or_default();
         let failures = match record.sandbox {
             Sandbox::Absent { failures, .. } => failures,
             _ => 0,
@@ -225,7 +227,10 @@ impl Worker {
         let (engine, reports, pod) = (self.engine.clone(), self.reports.clone(), self.pod.clone());
         let shared = self.volumes.clone();
         self.pod_tasks.push(Task::spawn(async move {
-            let made = sandbox::create(&engine, &pod, &view).await;
+            let made = match capabilities {
+                Ok(_) => sandbox::create(&engine, &pod, &view).await,
+                Err(why) => Err(sandbox::SandboxError::Prepare(why)),
+            };
             let made = made.map(|(result, ready)| {
                 *shared.borrow_mut() = Some(ready);
                 result

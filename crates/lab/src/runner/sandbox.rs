@@ -117,6 +117,7 @@ fn attachment<'a>(record: &'a PodRecord, netns: &'a std::path::Path) -> Attachme
         container_id: &record.sandbox_id,
         netns,
         pod: (&record.namespace, &record.name, &record.uid),
+        capabilities: &record.capabilities,
     }
 }
 

@@ -25,6 +25,9 @@ pub struct PodRecord {
     pub sandbox_id: String,
     /// The pod's network namespace; `None` with hostNetwork.
     pub netns: Option<PathBuf>,
+    /// What the plugins are told beside their configuration, by capability; DEL gets what ADD got.
+    #[serde(default)]
+    pub capabilities: serde_json::Map<String, serde_json::Value>,
     /// How the sandbox is doing.
     pub sandbox: Sandbox,
     /// The pod's addresses, as the CNI plugin gave them.
@@ -138,6 +141,7 @@ impl PodRecord {
             name: name.to_owned(),
             sandbox_id: new_id(),
             netns: None,
+            capabilities: serde_json::Map::new(),
             sandbox: Sandbox::Absent { retry_at: None, failures: 0 },
             ips: Vec::new(),
             cni_result: None,
