@@ -16,7 +16,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -79,11 +80,17 @@ impl Pinger {
 
 pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
+    let within = patience(within);
     while !holds() {
         assert!(start.elapsed() < within, "{what} did not happen within {within:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
     start.elapsed()
+}
+
+/// The same wait, longer in a machine that emulates every instruction (tests/in_a_kernel).
+fn patience(usual: Duration) -> Duration {
+    if std::env::var_os("FAIRWAY_IN_A_KERNEL").is_some() { usual * 4 } else { usual }
 }
 
 fn run(namespace: &Namespace, script: &str) -> String {
@@ -265,11 +272,20 @@ impl Cluster {
             self.run_agent(*n);
         }
         for n in &self.numbers {
-            let ready = || {
-                self.on(*n, "curl -s 127.0.0.1:10256/readyz -o /dev/null -w %{http_code}") == "200"
-            };
+            let ready = || self.is_ready(*n);
             eventually(&format!("agent {n} is ready"), Duration::from_secs(20), ready);
         }
+    }
+
+    fn is_ready(&self, n: u8) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(world::HEALTH).ok()?;
+            stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            answer.split(' ').nth(1).map(|code| code == "200")
+        };
+        self.node_namespace(n).run(ask).unwrap() == Some(true)
     }
 
     pub fn run_agent(&self, n: u8) {
@@ -301,9 +317,7 @@ impl Cluster {
     pub fn restart_agent(&self, n: u8) {
         self.stop_agent(n);
         self.run_agent(n);
-        let ready =
-            || self.on(n, "curl -s 127.0.0.1:10256/readyz -o /dev/null -w %{http_code}") == "200";
-        eventually("ready again", Duration::from_secs(20), ready);
+        eventually("ready again", Duration::from_secs(20), || self.is_ready(n));
     }
 
     pub fn stop_api(&self) {
@@ -424,7 +438,9 @@ impl Cluster {
     /// Asks an echo from a node ("1") or a pod ("1a"); whom it saw.
     pub fn asks(&self, from: &str, to: &str) -> Option<String> {
         let to = SocketAddr::new(to.parse().unwrap(), PORT);
-        self.place(from).run(|| question(to, &[0; 8], Duration::from_millis(300))).unwrap()
+        self.place(from)
+            .run(|| question(to, &[0; 8], patience(Duration::from_millis(300))))
+            .unwrap()
     }
 
     /// Whether a datagram of that many bytes goes whole: it may not be cut on the way.
@@ -433,9 +449,30 @@ impl Cluster {
         let asked = self.place(from).run(|| {
             let socket = socket_for(to).unwrap();
             never_cut(&socket, to.is_ipv4());
-            ask(&socket, to, &vec![0; bytes], Duration::from_millis(500))
+            ask(&socket, to, &vec![0; bytes], patience(Duration::from_millis(500)))
         });
         asked.unwrap().is_some()
+    }
+
+    /// Sends that many bytes from one pod to another in one TCP connection; how many arrived as they were sent.
+    pub fn carries(&self, from: &str, at: &str, to: &str, bytes: usize) -> Option<usize> {
+        let to = SocketAddr::new(to.parse().unwrap(), PORT);
+        let listener = self.place(at).run(|| TcpListener::bind((ANY, PORT)).unwrap()).unwrap();
+        let receiver = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(patience(Duration::from_secs(3)))).unwrap();
+            let mut seen = Vec::new();
+            stream.read_to_end(&mut seen).ok()?;
+            let right = |(at, byte): &(usize, &u8)| **byte == (at % 251) as u8;
+            Some(seen.iter().enumerate().filter(right).count())
+        });
+        let sent: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+        let connect = || TcpStream::connect_timeout(&to, patience(Duration::from_secs(2)));
+        let mut stream = self.place(from).run(connect).unwrap().ok()?;
+        stream.set_write_timeout(Some(patience(Duration::from_secs(3)))).unwrap();
+        stream.write_all(&sent).ok()?;
+        drop(stream);
+        receiver.join().unwrap()
     }
 
     /// Asks every 5 ms until it is stopped.
