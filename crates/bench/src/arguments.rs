@@ -16,6 +16,7 @@ Examples:
   fairway-bench services --services 10000 --endpoints 5 --peer ./kube-proxy
   fairway-bench services --kubeconfig admin.conf -o json
   fairway-bench cni --peer /usr/lib/cni
+  fairway-bench fabric --seconds 10
   fairway-bench soak --services 5000 --endpoints 5 --rate 100 --seconds 600
 
 Needs root. Exit codes: 0 measured (soak: and nothing wrong), 1 failed, 2 wrong usage.
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Services(ServicesOptions),
     /// A pod attached and detached by the CNI plugins, beside the reference plugins.
     Cni(CniOptions),
+    /// Throughput and round trip between pods of different nodes, in every mode this kernel has.
+    Fabric(FabricOptions),
     /// Names: questions a second and how long they take, with Knot DNS beside.
     Dns(DnsOptions),
     /// Changes at a constant rate; then the kernel must be what it should be, and nothing may have leaked.
@@ -74,6 +77,20 @@ pub(crate) struct CniOptions {
     /// A directory with the reference plugins (bridge, host-local), measured in the same run.
     #[arg(long, value_name = "DIR")]
     pub(crate) peer: Option<PathBuf>,
+    /// The fairway binary; the one beside this program unless given.
+    #[arg(long, value_name = "PATH", env = "FAIRWAY_BIN")]
+    pub(crate) fairway: Option<PathBuf>,
+    /// Output format; a table unless given.
+    #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
+}
+
+/// `fairway-bench fabric`.
+#[derive(Debug, Args)]
+pub(crate) struct FabricOptions {
+    /// How long each thing is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub(crate) seconds: u32,
     /// The fairway binary; the one beside this program unless given.
     #[arg(long, value_name = "PATH", env = "FAIRWAY_BIN")]
     pub(crate) fairway: Option<PathBuf>,

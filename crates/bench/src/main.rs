@@ -8,6 +8,7 @@ mod ask;
 mod backend;
 mod churn;
 mod cni;
+mod fabric;
 mod names;
 mod numbers;
 mod objects;
@@ -17,7 +18,9 @@ mod report;
 mod samples;
 mod say;
 mod services;
+mod site;
 mod soak;
+mod stream;
 mod world;
 
 use std::fs;
@@ -54,6 +57,14 @@ fn run(arguments: &Arguments, dir: &Path) -> anyhow::Result<ExitCode> {
         }
         Command::Cni(options) => {
             let outcome = cni::run(options, dir)?;
+            print(&match options.output {
+                Some(Format::Json) => format!("{:#}\n", outcome.json()),
+                None => outcome.table(),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Fabric(options) => {
+            let outcome = fabric::run(options, dir)?;
             print(&match options.output {
                 Some(Format::Json) => format!("{:#}\n", outcome.json()),
                 None => outcome.table(),

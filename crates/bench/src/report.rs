@@ -149,7 +149,7 @@ pub(crate) fn load() -> String {
 }
 
 /// Processor and kernel.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processors = info.lines().filter(|line| line.starts_with("processor")).count();
     let model = info

@@ -69,7 +69,7 @@ impl World {
 }
 
 /// A namespace without a name.
-fn unnamed(part: &str) -> anyhow::Result<Namespace> {
+pub(crate) fn unnamed(part: &str) -> anyhow::Result<Namespace> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!(
         "fairway-bench-{}-{}-{part}",
@@ -93,19 +93,28 @@ fn plug(
     node.apply(&[Change::AddVeth(veth), Change::SetLink(name.into(), LinkSettings::up())])?;
     let device = index(node, name)?;
     node.apply(&[Change::AddAddress(Address::new(device, IpNet::new(near.into(), 24)?))])?;
+    settle_in(place, far, near)
+}
+
+/// Brings up loopback and `eth0` of a place, with an address of a /24 and a default route.
+pub(crate) fn settle_in(
+    place: &Namespace,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> anyhow::Result<()> {
     let mut inside = Netlink::in_namespace(place)?;
     inside.apply(&[
         Change::SetLink("lo".into(), LinkSettings::up()),
         Change::SetLink("eth0".into(), LinkSettings::up()),
     ])?;
     let device = index(&mut inside, "eth0")?;
-    inside.apply(&[Change::AddAddress(Address::new(device, IpNet::new(far.into(), 24)?))])?;
+    inside.apply(&[Change::AddAddress(Address::new(device, IpNet::new(address.into(), 24)?))])?;
     let everywhere = Route::to(IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?);
-    let near = IpAddr::from(near);
-    inside.apply(&[Change::AddRoute(everywhere.via(near).on(device).protocol(STATIC))])?;
+    let gateway = IpAddr::from(gateway);
+    inside.apply(&[Change::AddRoute(everywhere.via(gateway).on(device).protocol(STATIC))])?;
     Ok(())
 }
 
-fn index(wire: &mut Netlink, name: &str) -> anyhow::Result<u32> {
+pub(crate) fn index(wire: &mut Netlink, name: &str) -> anyhow::Result<u32> {
     Ok(wire.link(name)?.with_context(|| format!("there is no link {name}"))?.index)
 }

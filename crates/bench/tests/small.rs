@@ -66,6 +66,23 @@ fn a_short_soak_finds_nothing_wrong() {
 }
 
 #[test]
+fn pods_of_different_nodes_are_measured_in_every_mode() {
+    let Some(output) = bench(&["fabric", "--seconds", "1", "-o", "json"]) else { return };
+    let outcome = json(&output);
+    let rows = outcome["rows"].as_array().unwrap();
+    let modes: Vec<&str> = rows.iter().map(|row| row["mode"].as_str().unwrap()).collect();
+    let wanted =
+        ["bare veth pair", "never", "vxlan", "vxlan", "vxlan-cross-subnet", "vxlan-cross-subnet"];
+    assert_eq!(modes[..6], wanted, "{outcome:#}");
+    assert_eq!(modes[6], "ipip", "measured or named: {outcome:#}");
+    for row in &rows[..6] {
+        assert!(row["bitsPerSecond"].as_f64().unwrap() > 1e6, "{row:#}");
+        assert!(row["roundTripMicroseconds"]["p50"].as_f64().unwrap() > 0.0, "{row:#}");
+    }
+    assert_eq!((&rows[1]["mtu"], &rows[2]["mtu"]), (&1500.into(), &1450.into()));
+}
+
+#[test]
 fn a_peer_that_does_not_start_is_an_error_with_its_last_words() {
     let words = "services --services 1 --peer /bin/false --peer-only";
     let Some(output) = bench(&words.split(' ').collect::<Vec<_>>()) else { return };
