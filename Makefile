@@ -22,10 +22,11 @@ test: ## everything CI runs: lints, unit, golden, property, namespaces, the tour
 check: ## formatting, lints and level rules, without running anything
 	tests/check
 
-bench: ## the numbers: Services (PEER=path-to-kube-proxy beside them), a short soak, a lab (root, release build)
+bench: ## the numbers: Services (PEER=path-to-kube-proxy beside them), policy, a short soak, a lab (root, release build)
 	@tools/install build
 	$(CARGO) build --release --locked -p fairway -p fairway-bench
 	./target/release/fairway-bench services --services 2000 --endpoints 5 $(if $(PEER),--peer $(PEER))
+	./target/release/fairway-bench policy --pods 2000 --policies 100 --seconds 20 --rounds 10
 	./target/release/fairway-bench soak --services 1000 --endpoints 5 --seconds 20
 	$(CARGO) bench --locked -p fairway --bench lab
 

@@ -3,9 +3,11 @@
 //! Policy has its own completeness: until pods, namespaces and policies are all known, the kernel keeps what it has, Services go
 //! on, and new pods wait.
 
+mod claims;
 mod counts;
 mod gate;
 mod noted;
+mod severed;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,14 +16,16 @@ use std::time::Instant;
 use model::{Change, Event, ObjectKey, Snapshot, Update};
 use nft::Table;
 use nft::conntrack::Flow;
-use policy::{Delta, Plan, Planner, Traffic};
+use policy::{Delta, Plan, Planner, Severed, Traffic};
 use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
+pub(crate) use claims::Claims;
 use counts::Counts;
 pub(crate) use gate::{Ask, serve};
 use noted::Noted;
 pub(crate) use noted::{EVERY, read};
+pub(crate) use severed::remembered;
 
 /// Questions of plugins that wait while a commit runs; more wait in the socket.
 pub(crate) const ASKS: usize = 64;
@@ -38,6 +42,7 @@ struct Waiting {
 /// The state.
 pub(crate) struct Policies {
     planner: Planner,
+    claims: Claims,
     /// The planner knows everything there is.
     planned: bool,
     /// What the kernel had of policy when the table was read, while it was not known what it should have.
@@ -47,12 +52,15 @@ pub(crate) struct Policies {
     stamps: Vec<(ObjectKey, Instant)>,
     noted: Noted,
     counts: Counts,
+    /// The kernel may remember answers of flows that were cut; an agent before this one may have told it.
+    severed: bool,
 }
 
 impl Policies {
-    pub(crate) fn new(planner: Planner, asks: mpsc::Receiver<Ask>) -> Self {
+    pub(crate) fn new(planner: Planner, asks: mpsc::Receiver<Ask>, claims: Claims) -> Self {
         Self {
             planner,
+            claims,
             planned: false,
             kept: None,
             asks,
@@ -60,6 +68,7 @@ impl Policies {
             stamps: Vec::new(),
             noted: Noted::default(),
             counts: Counts::default(),
+            severed: true,
         }
     }
 
@@ -108,6 +117,9 @@ impl Policies {
     pub(crate) fn whole(&mut self, snapshot: &Snapshot, known: bool) -> Option<Plan> {
         if !known {
             return None;
+        }
+        for claim in self.claims.remembered() {
+            self.planner.claim(snapshot, claim);
         }
         self.claim(snapshot);
         self.planned = true;
@@ -164,6 +176,12 @@ impl Policies {
         }
         let (identities, sets) = self.planner.counts();
         metrics.policy_size(identities, sets);
+        if self.planner.take_claims_changed()
+            && let Err(error) = self.claims.write(self.planner.claims())
+        {
+            metrics.failed("policy-claims");
+            tracing::warn!(%error, "which addresses pods were given is not written down");
+        }
         for waiting in std::mem::take(&mut self.waiting) {
             if !waiting.planned {
                 self.waiting.push(waiting);
@@ -198,6 +216,27 @@ impl Policies {
             !own(source) && !own(destination) && self.planner.judge(&traffic).cuts()
         };
         flows.into_iter().filter(denied).collect()
+    }
+
+    /// The answers that would bring flows back which are to be cut.
+    pub(crate) fn sever(&mut self, cut: &[Flow]) -> Vec<Severed> {
+        let answers = severed::answers(cut, &self.planner);
+        self.severed |= !answers.is_empty();
+        answers
+    }
+
+    /// Whether the kernel has to be asked what it remembers of flows that were cut.
+    pub(crate) fn has_severed(&self) -> bool {
+        self.planned && self.severed
+    }
+
+    /// Of what the kernel remembers, the answers of flows that may be again.
+    pub(crate) fn mended(&mut self, mut remembered: Vec<Severed>) -> Vec<Severed> {
+        let all = remembered.len();
+        remembered.retain(|answer| self.planner.judge(&answer.flow()).allows());
+        // Asked once more than needed rather than once too little.
+        self.severed = all > 0;
+        remembered
     }
 
     /// Takes what the rules counted.

@@ -3,6 +3,7 @@
 mod balance;
 mod kernel;
 pub(crate) mod merge;
+mod policed;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -230,59 +231,6 @@ impl ServicesLoop {
         Ok(())
     }
 
-    /// Whether any pod here has rules.
-    fn enforces(&self) -> bool {
-        self.policies.as_ref().is_some_and(Policies::enforces)
-    }
-
-    /// Asks the kernel now and then what policies denied.
-    async fn look(&mut self) -> anyhow::Result<()> {
-        let now = tokio::time::Instant::now();
-        if !self.enforces() || now < self.look {
-            return Ok(());
-        }
-        self.look = now + policies::EVERY;
-        let noted = self.kernel.call(Sockets::policy_noted).await?;
-        let Some(policies) = &mut self.policies else { return Ok(()) };
-        match noted {
-            Ok((flows, rules)) => {
-                policies.count(&rules, &self.metrics);
-                policies.note(flows, &self.metrics);
-            }
-            Err(error) => {
-                self.metrics.failed("policy-noted");
-                tracing::debug!(%error, "what policies denied was not read");
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes connections that policies deny now.
-    async fn cut(&mut self) -> anyhow::Result<()> {
-        let Some(policies) = self.policies.as_ref().filter(|it| it.enforces()) else {
-            return Ok(());
-        };
-        let isolated = policies.isolated();
-        let flows = self.kernel.call(move |sockets| sockets.flows_of(&isolated)).await?;
-        let denied = flows.map(|(flows, own)| policies.cut(flows, |it| own.contains(it)));
-        let deleted = match denied {
-            Ok(denied) if denied.is_empty() => return Ok(()),
-            Ok(denied) => self.kernel.call(move |sockets| sockets.delete(&denied)).await?,
-            Err(error) => Err(error),
-        };
-        match deleted {
-            Ok(deleted) => {
-                tracing::info!(deleted, "connections that are denied now were cut");
-                self.metrics.policy_cut.inc_by(deleted as u64);
-            }
-            Err(error) => {
-                self.metrics.failed("conntrack");
-                tracing::warn!(%error, "connections that are denied now were not cut");
-            }
-        }
-        Ok(())
-    }
-
     /// The agent stops: what is known is written down.
     pub(crate) async fn finish(&mut self) {
         if self.writer.is_complete() {
@@ -443,6 +391,7 @@ impl ServicesLoop {
         let (services, frontends) = self.planner.counts();
         tracing::info!(reason, operations, services, frontends, ?spent, "table compared whole");
         self.sweep().await?;
+        self.mend().await?;
         self.cut().await?;
         memory::trim();
         Ok(Ok(operations))
@@ -470,11 +419,12 @@ impl ServicesLoop {
         let known = self.writer.knows_policies();
         let snapshot = self.writer.snapshot();
         let policy = self.policies.as_mut().and_then(|it| it.update(snapshot, &change, known));
-        let (mut narrowed, mut retires) = (false, false);
+        let (mut narrowed, mut retires, mut judged_anew) = (false, false, false);
         if let Some(policy) = policy {
             self.report(policy.reports);
-            transaction.ops.extend(policy.transaction.ops);
             (narrowed, retires) = (policy.narrowed, policy.retires);
+            judged_anew = !policy.transaction.is_empty();
+            transaction.ops.extend(policy.transaction.ops);
         }
         if retires {
             // What chains that go counted goes with them.
@@ -502,6 +452,9 @@ impl ServicesLoop {
             let delete = move |sockets: &mut Sockets| sockets.delete_stale(&stale, &insiders);
             let outcome = self.kernel.call(delete).await?;
             self.count_deleted(outcome);
+        }
+        if judged_anew {
+            self.mend().await?;
         }
         if narrowed {
             self.cut().await?;

@@ -124,7 +124,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     } else {
         let (asks, asked) = mpsc::channel(policies::ASKS);
         tasks.spawn(policies::serve(&config.run_dir.join(cni::GATE_SOCKET), asks)?);
-        Some(Policies::new(policy::Planner::new(node.clone()), asked))
+        let claims = policies::Claims::open(&config.run_dir);
+        Some(Policies::new(policy::Planner::new(node.clone()), asked, claims))
     };
     let learner = Learner::new(servers, &config.state_dir);
     let node_of_facts = node.clone();

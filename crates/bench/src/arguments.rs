@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// What Fairway promises about Services, measured in namespaces of its own; nothing of the machine is changed.
+/// What Fairway promises, measured in namespaces of its own; nothing of the machine is changed.
 #[derive(Debug, Parser)]
 #[command(
     name = "fairway-bench",
@@ -17,6 +17,7 @@ Examples:
   fairway-bench services --kubeconfig admin.conf -o json
   fairway-bench cni --peer /usr/lib/cni
   fairway-bench fabric --seconds 10
+  fairway-bench policy --pods 10000 --policies 500 --seconds 300
   fairway-bench soak --services 5000 --endpoints 5 --rate 100 --seconds 600
 
 Needs root. Exit codes: 0 measured (soak: and nothing wrong), 1 failed, 2 wrong usage.
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Cni(CniOptions),
     /// Throughput and round trip between pods of different nodes, in every mode this kernel has.
     Fabric(FabricOptions),
+    /// Network policy: programming, changes, packets whose fate must not change, new pods, and what connections notice.
+    Policy(PolicyOptions),
     /// Names: questions a second and how long they take, with Knot DNS beside.
     Dns(DnsOptions),
     /// Changes at a constant rate; then the kernel must be what it should be, and nothing may have leaked.
@@ -142,6 +145,41 @@ pub(crate) struct DnsOptions {
     /// Leave Knot DNS out.
     #[arg(long)]
     pub(crate) no_peer: bool,
+    /// Output format; a table unless given.
+    #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
+}
+
+/// `fairway-bench policy`.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyOptions {
+    /// How many pods the cluster has.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    pub(crate) pods: u32,
+    /// How many policies.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) policies: u32,
+    /// How often each kind of label is changed and waited for.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) samples: u32,
+    /// For how long labels and policies change while packets are probed.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) seconds: u64,
+    /// Changes a second meanwhile.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) rate: u32,
+    /// Begin with this number to draw the changes from.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many pods are added at once.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=250))]
+    pub(crate) burst: u32,
+    /// Rounds of streams and connections, with and without policies.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// The fairway binary; the one beside this program unless given.
+    #[arg(long, value_name = "PATH", env = "FAIRWAY_BIN")]
+    pub(crate) fairway: Option<PathBuf>,
     /// Output format; a table unless given.
     #[arg(long, short = 'o', value_enum, value_name = "FORMAT")]
     pub(crate) output: Option<Format>,

@@ -1,4 +1,4 @@
-//! fairway-bench: what Fairway promises about Services, measured beside its peers.
+//! fairway-bench: what Fairway promises, measured beside its peers.
 //!
 //! Exit codes: 0 measured (soak: and nothing wrong); 1 it failed (one line on standard error says why); 2 wrong usage.
 
@@ -13,6 +13,7 @@ mod names;
 mod numbers;
 mod objects;
 mod plane;
+mod policies;
 mod process;
 mod report;
 mod samples;
@@ -65,6 +66,14 @@ fn run(arguments: &Arguments, dir: &Path) -> anyhow::Result<ExitCode> {
         }
         Command::Fabric(options) => {
             let outcome = fabric::run(options, dir)?;
+            print(&match options.output {
+                Some(Format::Json) => format!("{:#}\n", outcome.json()),
+                None => outcome.table(),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Policy(options) => {
+            let outcome = policies::run(options, dir)?;
             print(&match options.output {
                 Some(Format::Json) => format!("{:#}\n", outcome.json()),
                 None => outcome.table(),

@@ -5,8 +5,11 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-/// Everything that is measured: key, words, unit, decimals.
-const METRICS: &[(&str, &str, &str, usize)] = &[
+/// Something that is measured: key, words, unit, decimals.
+pub(crate) type Metric = (&'static str, &'static str, &'static str, usize);
+
+/// Everything that is measured of Services.
+const METRICS: &[Metric] = &[
     ("first_sync_s", "first sync: start → every sampled Service answers", "s", 2),
     (
         "first_sync_itself_s",
@@ -93,24 +96,9 @@ impl Report {
         let titles: Vec<String> =
             self.planes.iter().map(|(title, _)| title.to_uppercase()).collect();
         header.extend(titles.iter().map(String::as_str));
-        let shown = |value: Option<f64>, unit: &str, decimals: usize| match value {
-            Some(value) => format!("{value:.decimals$} {unit}").trim_end().to_owned(),
-            None => "–".to_owned(),
-        };
-        let rows: Vec<Vec<String>> = METRICS
-            .iter()
-            .filter(|(key, ..)| self.planes.iter().any(|(_, measured)| measured.contains_key(key)))
-            .map(|(key, what, unit, decimals)| {
-                let promised = promise(key, self.services, self.endpoints);
-                let promised =
-                    promised.map(|most| format!("≤ {most} {unit}").trim_end().to_owned());
-                let mut row = vec![(*what).to_owned(), promised.unwrap_or_default()];
-                row.extend(
-                    self.planes.iter().map(|(_, m)| shown(m.get(key).copied(), unit, *decimals)),
-                );
-                row
-            })
-            .collect();
+        let columns: Vec<&Measured> = self.planes.iter().map(|(_, measured)| measured).collect();
+        let promised = |key: &str| promise(key, self.services, self.endpoints);
+        let rows = rows(METRICS, promised, &columns);
         format!(
             "{} Services × {} endpoints; API server {}\n{}; load average before {}, after {}\n\n{}",
             self.services,
@@ -140,6 +128,26 @@ impl Report {
             "planes": self.planes.iter().map(|(title, measured)| json!({"name": title, "measured": measured})).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What was measured as rows: words, what is promised at most, and a column for each.
+pub(crate) fn rows(
+    metrics: &[Metric],
+    promise: impl Fn(&str) -> Option<f64>,
+    columns: &[&Measured],
+) -> Vec<Vec<String>> {
+    let shown = |value: Option<&f64>, unit: &str, decimals: usize| match value {
+        Some(value) => format!("{value:.decimals$} {unit}").trim_end().to_owned(),
+        None => "–".to_owned(),
+    };
+    let known = metrics.iter().filter(|(key, ..)| columns.iter().any(|it| it.contains_key(key)));
+    let row = |(key, what, unit, decimals): &Metric| {
+        let promised = promise(key).map(|most| format!("≤ {most} {unit}").trim_end().to_owned());
+        let mut row = vec![(*what).to_owned(), promised.unwrap_or_default()];
+        row.extend(columns.iter().map(|measured| shown(measured.get(key), unit, *decimals)));
+        row
+    };
+    known.map(row).collect()
 }
 
 /// The load averages of 1, 5 and 15 minutes.

@@ -21,8 +21,10 @@ pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 pub(crate) const PODS: &str = "10.128.0.0/9";
 /// The endpoints, all of them the backend's.
 pub(crate) const ENDPOINTS: &str = "10.128.0.0/10";
+/// The client.
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
 /// Where the client's side of the node is, and the client.
-const CLIENT: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 244, 0, 1), Ipv4Addr::new(10, 244, 0, 2));
+const CLIENT_LINK: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 244, 0, 1), CLIENT);
 /// Where the backend's side of the node is, and the backend.
 const BACKEND: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(172, 31, 1, 1), Ipv4Addr::new(172, 31, 1, 2));
 /// RTPROT_STATIC.
@@ -39,6 +41,11 @@ pub(crate) struct World {
 impl World {
     /// Makes and wires them.
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::with_links("client", "backend")
+    }
+
+    /// The same, with these names of the node's ends of the links.
+    pub(crate) fn with_links(client: &str, backend: &str) -> anyhow::Result<Self> {
         let world = Self {
             node: unnamed("node")?,
             client: unnamed("client")?,
@@ -53,18 +60,29 @@ impl World {
         node.apply(&[Change::SetLink("lo".into(), LinkSettings::up())])?;
         let lo = index(&mut node, "lo")?;
         node.apply(&[Change::AddAddress(Address::new(lo, IpNet::new(NODE.into(), 32)?))])?;
-        plug(&mut node, &world.client, "client", CLIENT)?;
-        plug(&mut node, &world.backend, "backend", BACKEND)?;
-        let to_backend = index(&mut node, "backend")?;
+        plug(&mut node, &world.client, client, CLIENT_LINK)?;
+        plug(&mut node, &world.backend, backend, BACKEND)?;
+        let to_backend = index(&mut node, backend)?;
         let endpoints: IpNet = ENDPOINTS.parse()?;
         let route = Route::to(endpoints).via(BACKEND.1.into()).on(to_backend).protocol(STATIC);
         node.apply(&[Change::AddRoute(route)])?;
 
-        let mut backend = Netlink::in_namespace(&world.backend)?;
-        let lo = index(&mut backend, "lo")?;
+        let mut inside = Netlink::in_namespace(&world.backend)?;
+        let lo = index(&mut inside, "lo")?;
         let every = Route { kind: RouteKind::Local, ..Route::to(endpoints) };
-        backend.apply(&[Change::AddRoute(every.on(lo).protocol(STATIC))])?;
+        inside.apply(&[Change::AddRoute(every.on(lo).protocol(STATIC))])?;
         Ok(world)
+    }
+
+    /// More addresses of the client, of its own network.
+    pub(crate) fn add_client_addresses(&self, addresses: &[Ipv4Addr]) -> anyhow::Result<()> {
+        let mut inside = Netlink::in_namespace(&self.client)?;
+        let device = index(&mut inside, "eth0")?;
+        for address in addresses {
+            let network = IpNet::new((*address).into(), 24)?;
+            inside.apply(&[Change::AddAddress(Address::new(device, network))])?;
+        }
+        Ok(())
     }
 }
 

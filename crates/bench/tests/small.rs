@@ -83,6 +83,30 @@ fn pods_of_different_nodes_are_measured_in_every_mode() {
 }
 
 #[test]
+fn policies_are_measured_and_no_packet_goes_astray() {
+    let words =
+        "policy --pods 150 --policies 20 --samples 2 --seconds 3 --burst 6 --rounds 1 -o json";
+    let Some(output) = bench(&words.split(' ').collect::<Vec<_>>()) else { return };
+    let report = json(&output);
+    let number =
+        |key: &str| report["measured"][key].as_f64().unwrap_or_else(|| panic!("{key}: {report:#}"));
+    for key in ["full_s", "granted_ms_p99", "isolated_ms_p99", "burst_ms_p99", "resident_mib"] {
+        assert!(number(key) > 0.0, "{key}: {report:#}");
+    }
+    for (key, least) in [("churn_changes", 10.0), ("churn_allowed", 100.0), ("churn_denied", 100.0)]
+    {
+        assert!(number(key) >= least, "{key}: {report:#}");
+    }
+    for (key, most) in report["promised"].as_object().unwrap() {
+        if most == 0.0 {
+            assert_eq!(number(key), 0.0, "{key}: {report:#}");
+        }
+    }
+    assert!(number("burst_sent") > 0.0, "{report:#}");
+    assert_eq!(report["speed"].as_array().unwrap().len(), 6);
+}
+
+#[test]
 fn a_peer_that_does_not_start_is_an_error_with_its_last_words() {
     let words = "services --services 1 --peer /bin/false --peer-only";
     let Some(output) = bench(&words.split(' ').collect::<Vec<_>>()) else { return };

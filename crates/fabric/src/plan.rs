@@ -20,6 +20,8 @@ const BLACKHOLE_METRIC: u32 = 1 << 20;
 const LEAST_MTU: u32 = 1280;
 /// MTU of a link that is not known.
 const ETHERNET_MTU: u32 = 1500;
+/// MTU of the loopback link; of no other link, for no packet is as long.
+const LOOPBACK_MTU: u32 = 65_536;
 
 /// What is known of the cluster.
 #[derive(Debug, Clone, Default)]
@@ -301,9 +303,11 @@ impl<'a> Compiler<'a> {
     /// MTU of the link of this node's own address.
     fn base_mtu(&self) -> u32 {
         let own = [true, false].into_iter().filter_map(|v4| self.own_address(v4));
-        own.filter_map(|ip| self.host.mtu_towards(ip))
-            .min()
-            .unwrap_or_else(|| self.host.mtus.values().copied().min().unwrap_or(ETHERNET_MTU))
+        // An address on the loopback link says nothing about the links that packets take.
+        let outside = |mtu: &u32| *mtu < LOOPBACK_MTU;
+        let own = own.filter_map(|ip| self.host.mtu_towards(ip)).filter(outside).min();
+        let all = || self.host.mtus.values().copied().filter(outside).min();
+        own.or_else(all).unwrap_or(ETHERNET_MTU)
     }
 
     /// The tunnel between this node and that one for a range, and the other node's address.

@@ -63,6 +63,17 @@ fn reasons(reports: &[model::Report]) -> Vec<(String, &'static str)> {
 }
 
 #[test]
+fn a_nodes_address_on_the_loopback_link_does_not_make_its_pods_mtu() {
+    let mut host = host();
+    let lo = |network: &str| LocalAddress { device: 1, network: network.parse().unwrap() };
+    host.addresses = vec![lo("172.30.1.1/32"), lo("fd00:172:30::1:1/128")];
+    for (mtus, expected) in [(vec![(1, 65_536), (2, 9000)], 9000), (vec![(1, 65_536)], 1500)] {
+        host.mtus = mtus.into_iter().collect();
+        assert_eq!(compile(&[numbered(1)], &host).0.mtu, expected);
+    }
+}
+
+#[test]
 fn three_nodes_on_one_subnet() {
     let nodes = [numbered(3), numbered(1), numbered(2)];
     let (plan, reports) = compile(&nodes, &host());

@@ -13,42 +13,42 @@ use crate::small_runtime;
 
 pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
     match command {
-        PolicyCommand::List { scope, all_namespaces, place, output } => {
-            let mut views = policy::views(&ask_all(&place)?, None);
-            views.retain(|view| all_namespaces || view.namespace == scope.namespace);
-            say(&policy::list(&views, format(&output), all_namespaces)?)?;
+        PolicyCommand::List { all_namespaces, asked } => {
+            let mut views = policy::views(&ask_all(&asked.place)?, None);
+            views.retain(|view| all_namespaces || view.namespace == asked.namespace);
+            say(&policy::list(&views, format(&asked.output), all_namespaces)?)?;
         }
-        PolicyCommand::Show { policy: wanted, scope, place, output } => {
-            let facts = ask_all(&place)?;
-            let counted = at(&place, kernel::rules)?;
-            let (namespace, name) = split(&wanted, &scope.namespace);
+        PolicyCommand::Show { policy: wanted, asked } => {
+            let facts = ask_all(&asked.place)?;
+            let counted = at(&asked.place, kernel::rules)?;
+            let (namespace, name) = split(&wanted, &asked.namespace);
             let views = policy::views(&facts, Some(&counted));
             let found = views.iter().find(|it| it.namespace == namespace && it.name == name);
             let found = found.with_context(|| {
                 format!("there is no NetworkPolicy {namespace}/{name}; `fairway policy list -A` shows what there is")
             })?;
-            say(&policy::show(found, format(&output))?)?;
+            say(&policy::show(found, format(&asked.output))?)?;
         }
-        PolicyCommand::Explain { from, to, scope, place, output } => {
+        PolicyCommand::Explain { from, to, asked } => {
             return verdict((|| {
-                let facts = ask_all(&place)?;
+                let facts = ask_all(&asked.place)?;
                 let (to, protocol, port) = port(&to)?;
-                let sender = policy::end(&facts, &from, &scope.namespace)?;
-                let receiver = policy::end(&facts, to, &scope.namespace)?;
+                let sender = policy::end(&facts, &from, &asked.namespace)?;
+                let receiver = policy::end(&facts, to, &asked.namespace)?;
                 let ends = ((from.as_str(), &sender), (to, &receiver));
                 let said = policy::explain(&facts, ends.0, ends.1, (protocol, port))?;
-                say(&policy::print_explanation(&said, format(&output))?)?;
+                say(&policy::print_explanation(&said, format(&asked.output))?)?;
                 Ok(said.allowed)
             })());
         }
-        PolicyCommand::Status { policy: wanted, scope, place, output } => {
+        PolicyCommand::Status { policy: wanted, asked } => {
             return verdict((|| {
-                let (namespace, name) = split(&wanted, &scope.namespace);
+                let (namespace, name) = split(&wanted, &asked.namespace);
                 let standing = small_runtime()?.block_on(async {
-                    let client = facts::connect(kubeconfig(&place)?.as_deref()).await?;
+                    let client = facts::connect(kubeconfig(&asked.place)?.as_deref()).await?;
                     progress::policy_standing(&client, namespace, name).await
                 })?;
-                say(&progress::print(&standing, format(&output))?)?;
+                say(&progress::print(&standing, format(&asked.output))?)?;
                 Ok(standing.is_everywhere())
             })());
         }

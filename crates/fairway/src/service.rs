@@ -23,30 +23,30 @@ const CANNOT_TELL: u8 = 2;
 
 pub(crate) fn run(command: ServiceCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ServiceCommand::List { scope, all_namespaces, place, output } => {
-            let mut services = look(&place, Detail::Plain)?.services;
+        ServiceCommand::List { all_namespaces, asked } => {
+            let mut services = look(&asked.place, Detail::Plain)?.services;
             let is_named = services.iter().any(|service| service.name.is_some());
             // Without names there are no namespaces to choose from.
             if is_named && !all_namespaces {
-                services.retain(|it| it.namespace.as_deref() == Some(&*scope.namespace));
+                services.retain(|it| it.namespace.as_deref() == Some(&*asked.namespace));
             }
-            say(&service::list(&services, format(&output), all_namespaces)?)?;
+            say(&service::list(&services, format(&asked.output), all_namespaces)?)?;
         }
-        ServiceCommand::Show { service, scope, place, output } => {
-            let seen = look(&place, Detail::Live)?;
-            let found = find(seen.services, &service, &scope.namespace, seen.has_names)?;
-            let programmed = programmed(&place, &found);
-            say(&service::show(&found, programmed.as_deref(), format(&output))?)?;
+        ServiceCommand::Show { service, asked } => {
+            let seen = look(&asked.place, Detail::Live)?;
+            let found = find(seen.services, &service, &asked.namespace, seen.has_names)?;
+            let programmed = programmed(&asked.place, &found);
+            say(&service::show(&found, programmed.as_deref(), format(&asked.output))?)?;
         }
-        ServiceCommand::Status { service, scope, wait, timeout, place, output } => {
+        ServiceCommand::Status { service, wait, timeout, asked } => {
             let outcome = (|| {
-                let (namespace, name) = split(&service, &scope.namespace);
+                let (namespace, name) = split(&service, &asked.namespace);
                 let longest = Duration::from_secs(if wait { timeout } else { 0 });
                 let standing = small_runtime()?.block_on(async {
-                    let client = facts::connect(kubeconfig(&place)?.as_deref()).await?;
+                    let client = facts::connect(kubeconfig(&asked.place)?.as_deref()).await?;
                     progress::wait(&client, namespace, name, longest).await
                 })?;
-                say(&progress::print(&standing, format(&output))?)?;
+                say(&progress::print(&standing, format(&asked.output))?)?;
                 Ok(standing.is_everywhere())
             })();
             return verdict(outcome);

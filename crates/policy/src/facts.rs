@@ -1,12 +1,13 @@
 //! What the planner keeps of each pod, and whose an address is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{Labels, NamedPort, ObjectKey, PodAddresses, Protocol, Uid};
 
-use crate::rule::{Group, PodPeer, Scope};
+use crate::index::positive;
+use crate::rule::{Group, Id, PodPeer, Scope, id_of};
 
 /// A pod with addresses of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,5 +81,70 @@ impl Owners {
 
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.0.keys().copied()
+    }
+}
+
+/// Where a pod is filed.
+#[derive(Hash)]
+enum Place<'a> {
+    Label(&'a str, &'a str),
+    Namespace(&'a str),
+}
+
+/// Pods by their labels and by namespace: who a selector may mean, without asking every pod.
+#[derive(Debug, Default)]
+pub(crate) struct Whereabouts(HashMap<Id, HashSet<ObjectKey>>);
+
+impl Whereabouts {
+    fn places<'a>(pod: &'a ObjectKey, labels: &'a Labels) -> impl Iterator<Item = Id> + 'a {
+        let labels = labels.iter().map(|(key, value)| id_of(&Place::Label(key, value)));
+        labels.chain([id_of(&Place::Namespace(pod.namespace()))])
+    }
+
+    pub(crate) fn add(&mut self, pod: &ObjectKey, labels: &Labels) {
+        for place in Self::places(pod, labels) {
+            self.0.entry(place).or_default().insert(pod.clone());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, pod: &ObjectKey, labels: &Labels) {
+        for place in Self::places(pod, labels) {
+            if let Some(pods) = self.0.get_mut(&place) {
+                pods.remove(pod);
+                if pods.is_empty() {
+                    self.0.remove(&place);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn in_namespace(&self, name: &str) -> impl Iterator<Item = &ObjectKey> {
+        self.0.get(&id_of(&Place::Namespace(name))).into_iter().flatten()
+    }
+
+    /// All pods an entry of a group may mean, and perhaps others; `None` when that may be any.
+    pub(crate) fn candidates(
+        &self,
+        peer: &PodPeer,
+        namespaces: &Namespaces,
+    ) -> Option<Vec<&HashSet<ObjectKey>>> {
+        let filed = |places: Vec<Id>| -> Vec<&HashSet<ObjectKey>> {
+            places.iter().filter_map(|place| self.0.get(place)).collect()
+        };
+        let by_label = positive(&peer.pods).and_then(|(key, values)| {
+            let values = values?.into_iter();
+            Some(filed(values.map(|value| id_of(&Place::Label(key, value))).collect()))
+        });
+        let by_namespace = match &peer.scope {
+            Scope::One(name) => Some(filed(vec![id_of(&Place::Namespace(name))])),
+            // Also the pods of namespaces nobody has heard of yet.
+            Scope::Matching(selector) if selector.matches(&Labels::default()) => None,
+            Scope::Matching(selector) => {
+                let chosen = namespaces.0.iter().filter(|(_, labels)| selector.matches(labels));
+                Some(filed(chosen.map(|(name, _)| id_of(&Place::Namespace(name))).collect()))
+            }
+        };
+        let both = by_label.into_iter().chain(by_namespace);
+        both.min_by_key(|found| found.iter().map(|pods| pods.len()).sum::<usize>())
     }
 }

@@ -79,7 +79,7 @@ impl<T: Copy + PartialEq> Index<T> {
 }
 
 /// A label one has to have, with the values it may have, or none when any will do.
-fn positive(selector: &Selector) -> Option<(&str, Option<Vec<&str>>)> {
+pub(crate) fn positive(selector: &Selector) -> Option<(&str, Option<Vec<&str>>)> {
     let values = selector.requirements().iter().filter_map(|requirement| match requirement {
         Requirement::In(key, values) => Some((key, values)),
         _ => None,

@@ -7,6 +7,7 @@ use model::{ObjectKey, Protocol};
 use crate::explain::{Nearest, nearest};
 use crate::facts::{Known, has};
 use crate::planner::Planner;
+use crate::program::Severed;
 use crate::ranges;
 use crate::rule::{Action, Body, Direction, End, Origin, Step};
 
@@ -108,6 +109,13 @@ impl Planner {
             egress: self.side(traffic, Direction::Egress),
             ingress: self.side(traffic, Direction::Ingress),
         }
+    }
+
+    /// Whether the answers of a flow that is denied would bring it back: they pass, and no rule says that they may.
+    #[must_use]
+    pub fn revives(&self, severed: &Severed) -> bool {
+        let judgement = self.judge(&severed.answer());
+        judgement.allows() && !judgement.findings().any(|it| matches!(it.by, By::Rule(_)))
     }
 
     fn side(&self, traffic: &Traffic, direction: Direction) -> Option<Finding> {

@@ -22,5 +22,8 @@ mod rule;
 pub use explain::{Nearest, Reason};
 pub use judge::{By, Finding, Judgement, Traffic};
 pub use planner::{Claim, Delta, Plan, Planner};
-pub use program::{DeniedFlow, TABLE, denied_sets, flow_of_key, is_ours};
+pub use program::{
+    DeniedFlow, Severed, TABLE, denied_sets, flow_of_key, is_ours, mend, sever, severed_of_key,
+    severed_sets,
+};
 pub use rule::{Direction, Origin};

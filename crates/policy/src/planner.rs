@@ -17,7 +17,7 @@ use model::{
 use nft::{Element, Packed, Set, SetSpec, Table, Transaction, Verdict};
 
 use crate::compile::{self, Compiled};
-use crate::facts::{Known, Namespaces, Owners, means};
+use crate::facts::{Known, Namespaces, Owners, Whereabouts, means};
 use crate::index::Index;
 use crate::program::{self, SetId, chain_name, packed};
 use crate::rule::{Body, Collection, Direction, Id, Members, id_of};
@@ -110,7 +110,9 @@ pub struct Planner {
     namespaces: Namespaces,
     pods: HashMap<ObjectKey, Known>,
     owners: Owners,
+    whereabouts: Whereabouts,
     claims: HashMap<ObjectKey, Claim>,
+    claims_changed: bool,
     policies: HashMap<Id, Compiled>,
     subjects: Index<Id>,
     local: BTreeMap<ObjectKey, Local>,
@@ -131,7 +133,9 @@ impl Planner {
             namespaces: Namespaces::default(),
             pods: HashMap::new(),
             owners: Owners::default(),
+            whereabouts: Whereabouts::default(),
             claims: HashMap::new(),
+            claims_changed: false,
             policies: HashMap::new(),
             subjects: Index::default(),
             local: BTreeMap::new(),
@@ -145,8 +149,11 @@ impl Planner {
 
     /// The whole table for this snapshot. Claims stay.
     pub fn full(&mut self, snapshot: &Snapshot) -> Plan {
-        let claims = std::mem::take(&mut self.claims);
-        *self = Self { claims, ..Self::new(self.node.clone()) };
+        let mut claims = std::mem::take(&mut self.claims);
+        let all = claims.len();
+        claims.retain(|pod, _| snapshot.pod(pod).is_some());
+        let claims_changed = self.claims_changed || claims.len() != all;
+        *self = Self { claims, claims_changed, ..Self::new(self.node.clone()) };
         let everything = Change {
             pods: snapshot.pods().map(|pod| pod.key.clone()).collect(),
             namespaces: snapshot.namespaces().map(|namespace| namespace.key.clone()).collect(),
@@ -199,9 +206,20 @@ impl Planner {
         let same = claim.uid.is_none() || pod.uid.is_none() || claim.uid == pod.uid;
         let here = same && pod.node.as_ref() == Some(&self.node);
         if here {
+            self.claims_changed = true;
             self.claims.insert(claim.pod.clone(), claim);
         }
         here
+    }
+
+    /// What pods of this node were given, as far as the facts know the pods.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.claims.values()
+    }
+
+    /// Whether [`Self::claims`] are others than when this was asked last.
+    pub fn take_claims_changed(&mut self) -> bool {
+        std::mem::take(&mut self.claims_changed)
     }
 
     /// The addresses of this node's pods that have rules.

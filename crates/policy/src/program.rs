@@ -8,6 +8,8 @@
 //!                            a pod's link, an address nobody has? drop
 //!         ─► policy-midstream
 //! ```
+//! A UDP packet that answers a flow which was cut is dropped before that (`severed`).
+//!
 //! A TCP packet in the middle of a connection nobody knows is not for or from an isolated pod: a connection that was cut must
 //! not come back by the first packet of the side that may talk.
 //!
@@ -17,6 +19,7 @@
 
 mod body;
 mod sets;
+mod severed;
 
 use model::Family;
 use nft::{
@@ -30,6 +33,7 @@ pub(crate) use body::{chain_name, chain_names, chains};
 pub use sets::{DeniedFlow, denied_sets, flow_of_key};
 pub(crate) use sets::{SetId, packed};
 use sets::{daddr, saddr};
+pub use severed::{Severed, mend, sever, severed_of_key, severed_sets};
 
 /// The one table this node owns, in family `inet`.
 pub const TABLE: &str = "fairway";
@@ -43,6 +47,7 @@ const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
 const PRIORITY: i32 = 10;
 const ICMPV6: u8 = 58;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// The flag of a packet that opens a connection, or answers one that does.
 const TCP_SYN: u32 = 2;
 
@@ -50,6 +55,10 @@ const TCP_SYN: u32 = 2;
 #[must_use]
 pub fn is_ours(name: &Name) -> bool {
     name.as_str().starts_with(PREFIX)
+}
+
+pub(crate) fn table_name() -> Name {
+    Name::new(TABLE).expect("invariant: the table's name")
 }
 
 /// A name of the program's own making.
@@ -140,6 +149,7 @@ fn fixed() -> Vec<Chain> {
         forward = forward
             .rule([Statement::in_set(pair, SetId::Itself(family).name()), Statement::accept()]);
     }
+    forward = severed::drops(forward);
     let tcp = Statement::equals(Selector::MetaL4proto, Packed::new().proto(TCP));
     forward = forward
         .rule([Statement::jump(name("egress"))])
@@ -172,8 +182,7 @@ fn fixed() -> Vec<Chain> {
 
 /// The table with the chains and sets that are always there, all empty.
 pub(crate) fn skeleton() -> Table {
-    let mut table =
-        Table::new(nft::Family::Inet, Name::new(TABLE).expect("invariant: the table's name"));
+    let mut table = Table::new(nft::Family::Inet, table_name());
     for chain in fixed() {
         table.insert_chain(chain);
     }

@@ -7,122 +7,17 @@
     reason = "a test fails by panicking and says why"
 )]
 
+mod scene;
 mod world;
 
-use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use model::convert::ClusterNetworkPolicy;
-use model::{Event, NodeName, Parsed, SnapshotWriter, Update};
-use policy::Planner;
-use serde_json::{Value, json};
-use world::{CLIENT, NODE, Probe, World, address};
-
-const NAMES: [&str; 9] = ["xa", "xb", "xc", "ya", "yb", "yc", "za", "zb", "zc"];
-
-/// A node whose pods are called as above, in the namespace of their first letter.
-struct Scene<'a> {
-    world: &'a World,
-    writer: SnapshotWriter,
-    planner: Planner,
-}
-
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
-}
-
-fn pod(number: usize, at: Option<usize>) -> model::Pod {
-    let name = NAMES[number];
-    let ips: Vec<Value> = at
-        .into_iter()
-        .flat_map(|at| [false, true].map(|v6| json!({"ip": address(at, v6).to_string()})))
-        .collect();
-    let object: k8s_openapi::api::core::v1::Pod = read(json!({
-        "metadata": {"namespace": &name[..1], "name": name, "labels": {"app": name}},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "c",
-            "ports": [{"name": "serve", "containerPort": 80}]}]},
-        "status": {"phase": "Running", "podIPs": ips}
-    }));
-    Parsed::<model::Pod>::try_from(&object).unwrap().value
-}
-
-impl<'a> Scene<'a> {
-    fn new(world: &'a World) -> Self {
-        let mut scene = Self {
-            world,
-            writer: SnapshotWriter::default(),
-            planner: Planner::new(NodeName::new("node-1")),
-        };
-        let table = scene.planner.full(scene.writer.snapshot()).table;
-        world.commit(&nft::diff(&table, None));
-        for namespace in ["x", "y", "z"] {
-            let object: k8s_openapi::api::core::v1::Namespace =
-                read(json!({"metadata": {"name": namespace, "labels": {"name": namespace}}}));
-            let value = Parsed::<model::Namespace>::try_from(&object).unwrap().value;
-            scene.writer.apply(Event::Namespace(Update::Applied(value)));
-        }
-        for number in 0..9 {
-            scene.writer.apply(Event::Pod(Update::Applied(pod(number, Some(number)))));
-        }
-        scene.follow();
-        scene
-    }
-
-    fn follow(&mut self) {
-        let change = self.writer.take_change();
-        let delta = self.planner.update(self.writer.snapshot(), &change);
-        let listed = self.world.commit(&delta.transaction);
-        let whole = Planner::new(NodeName::new("node-1")).full(self.writer.snapshot()).table;
-        let rest = nft::diff(&whole, Some(&listed));
-        assert!(rest.is_empty(), "the kernel lacks:\n{rest}");
-        self.world.forget();
-    }
-
-    fn policy(&mut self, name: &str, namespace: &str, spec: Value) {
-        let object: k8s_openapi::api::networking::v1::NetworkPolicy =
-            read(json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec}));
-        let parsed = Parsed::<model::NetworkPolicy>::try_from(&object).unwrap();
-        self.writer.apply(Event::NetworkPolicy(Update::Applied(parsed.value)));
-        self.follow();
-    }
-
-    fn cluster(&mut self, name: &str, spec: Value) -> Vec<&'static str> {
-        let object: ClusterNetworkPolicy = read(json!({"metadata": {"name": name}, "spec": spec}));
-        let parsed = Parsed::<model::ClusterPolicy>::try_from(&object).unwrap();
-        self.writer.apply(Event::ClusterPolicy(Update::Applied(parsed.value)));
-        self.follow();
-        parsed.reports.iter().map(|report| report.reason).collect()
-    }
-
-    /// Of these, who reaches whom by TCP and UDP on port 80, as `xa>yb`; both families must agree.
-    fn reach(&self, parties: &[usize]) -> String {
-        let name = |who: usize| if who == CLIENT { "client" } else { NAMES[who] };
-        let mut probes = BTreeSet::new();
-        for &from in parties {
-            for &to in parties.iter().filter(|to| **to != from) {
-                for protocol in ["TCP", "UDP"] {
-                    for v6 in [false, true] {
-                        probes.insert(Probe { from, to, protocol, port: 80, v6 });
-                    }
-                }
-            }
-        }
-        self.world.forget();
-        let arrived = self.world.send(&probes, &probes, Duration::from_secs(1));
-        let mut said = BTreeSet::new();
-        for probe in &probes {
-            let same = probes.iter().filter(|it| (it.from, it.to) == (probe.from, probe.to));
-            let count = same.filter(|it| arrived.contains(it)).count();
-            assert!(count == 0 || count == 4, "{probe:?}: {count} of 4 arrived");
-            if count == 4 {
-                said.insert(format!("{}>{}", name(probe.from), name(probe.to)));
-            }
-        }
-        said.into_iter().collect::<Vec<_>>().join(" ")
-    }
-}
+use model::{Event, Update};
+use scene::{Scene, pod};
+use serde_json::json;
+use world::{CLIENT, NODE, World, address};
 
 fn dial(world: &World, from: usize, to: &str) -> bool {
     let to: SocketAddr = to.parse().unwrap();
@@ -135,25 +30,9 @@ fn nft(world: &World, script: &str) {
     assert!(world.node.run(run).unwrap(), "{script}");
 }
 
-macro_rules! world_or_skip {
-    () => {
-        match World::new() {
-            Ok(world) => world,
-            Err(reason) => {
-                let required = ["CI", "FAIRWAY_REQUIRE_ALL"]
-                    .iter()
-                    .any(|name| std::env::var_os(name).is_some());
-                assert!(!required, "missing: {reason}");
-                println!("SKIP: {reason}");
-                return;
-            }
-        }
-    };
-}
-
 #[test]
 fn the_node_reaches_its_pods_and_a_translated_packet_is_judged_by_its_real_ends() {
-    let world = world_or_skip!();
+    let Some(world) = World::or_skip() else { return };
     let mut scene = Scene::new(&world);
     let nobody = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
     scene.policy("nobody", "x", nobody);
@@ -205,7 +84,7 @@ fn the_node_reaches_its_pods_and_a_translated_packet_is_judged_by_its_real_ends(
 
 #[test]
 fn an_address_nobody_has_is_closed_until_a_pod_has_it() {
-    let world = world_or_skip!();
+    let Some(world) = World::or_skip() else { return };
     let mut scene = Scene::new(&world);
     assert_eq!(scene.reach(&[0, 3]), "xa>ya ya>xa");
     // Wired, and unknown: not a packet in or out, not even to the node.
@@ -233,7 +112,7 @@ fn an_address_nobody_has_is_closed_until_a_pod_has_it() {
 
 #[test]
 fn the_administrators_tiers_come_before_and_after_those_of_the_namespace() {
-    let world = world_or_skip!();
+    let Some(world) = World::or_skip() else { return };
     let mut scene = Scene::new(&world);
     let parties = [0, 3, 6, CLIENT];
     let subject = |namespace: &str| json!({"namespaces": {"matchLabels": {"name": namespace}}});

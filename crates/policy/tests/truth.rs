@@ -26,22 +26,6 @@ use reference::{Cluster, Packet};
 use serde_json::{Value, json};
 use world::{CLIENT, PORTS, PROTOCOLS, Probe, World, address};
 
-macro_rules! world_or_skip {
-    () => {
-        match World::new() {
-            Ok(world) => world,
-            Err(reason) => {
-                let required = ["CI", "FAIRWAY_REQUIRE_ALL"]
-                    .iter()
-                    .any(|name| std::env::var_os(name).is_some());
-                assert!(!required, "missing: {reason}");
-                println!("SKIP: {reason}");
-                return;
-            }
-        }
-    };
-}
-
 /// The objects of the scheme, and how they are told to a planner and a kernel.
 struct Scene<'a> {
     world: &'a World,
@@ -164,7 +148,7 @@ fn named(number: usize, namespace: &str, spec: &str) -> networking::NetworkPolic
 
 #[test]
 fn every_packet_of_the_truth_table_goes_the_way_the_api_says() {
-    let world = world_or_skip!();
+    let Some(world) = World::or_skip() else { return };
     let mut scene = Scene::new(&world);
     let pods: Vec<usize> = (0..9).collect();
     const { assert!(sets::SETS.len() >= 40) };
@@ -180,7 +164,7 @@ fn every_packet_of_the_truth_table_goes_the_way_the_api_says() {
 
 #[test]
 fn generated_policies_treat_real_packets_as_the_reference_says() {
-    let world = world_or_skip!();
+    let Some(world) = World::or_skip() else { return };
     let mut scene = Scene::new(&world);
     let everybody: Vec<usize> = (0..=CLIENT).collect();
     let mut runner = TestRunner::deterministic();

@@ -43,22 +43,6 @@ fn service(number: u8, annotations: &str) -> String {
     )
 }
 
-macro_rules! world_or_skip {
-    () => {
-        match World::new() {
-            Ok(world) => world,
-            Err(reason) => {
-                let required = ["CI", "FAIRWAY_REQUIRE_ALL"]
-                    .iter()
-                    .any(|name| std::env::var_os(name).is_some());
-                assert!(!required, "missing: {reason}");
-                println!("SKIP: {reason}");
-                return;
-            }
-        }
-    };
-}
-
 /// Who answered, as a letter per connection.
 fn pod(answer: &str) -> char {
     answer.chars().last().unwrap_or('?')
@@ -66,7 +50,7 @@ fn pod(answer: &str) -> char {
 
 #[test]
 fn turns_are_strict_for_each_service_however_they_interleave() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!(
         "{NODE}{}{}{}",
         service(1, "fairway.dev/balance: round-robin"),
@@ -93,7 +77,7 @@ fn turns_are_strict_for_each_service_however_they_interleave() {
 
 #[test]
 fn the_kernel_hashes_as_the_evaluator_does() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!(
         "{NODE}{}{}",
         service(1, "fairway.dev/balance: maglev"),
@@ -122,7 +106,7 @@ fn the_kernel_hashes_as_the_evaluator_does() {
 
 #[test]
 fn a_client_is_its_address_for_source_hash() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!("{NODE}{}", service(1, "fairway.dev/balance: source-hash")));
     let clients = "for i in $(seq 30); do
         ip addr add 172.30.9.$i/16 dev eth0
@@ -152,7 +136,7 @@ fn a_client_is_its_address_for_source_hash() {
 
 #[test]
 fn weights_are_shares_of_connections() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!(
         "{NODE}{}{}",
         service(1, "fairway.dev/weights: '10.244.1.5=3'"),
@@ -167,7 +151,7 @@ fn weights_are_shares_of_connections() {
 
 #[test]
 fn whoever_holds_more_connections_gets_fewer() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     // Thirty flows to pod 5, which the kernel tracks for half a minute.
     world.set(&format!("{NODE}{}", service(1, "fairway.dev/weights: 'zone:b=0'")));
     for port in 42_000..42_030 {

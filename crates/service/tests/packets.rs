@@ -44,25 +44,9 @@ fn slices(name: &str, pods: &[u8]) -> String {
     format!("{}\n{}", one("IPv4", "10.244.1."), one("IPv6", "fd00:10:244:1::"))
 }
 
-macro_rules! world_or_skip {
-    () => {
-        match World::new() {
-            Ok(world) => world,
-            Err(reason) => {
-                let required = ["CI", "FAIRWAY_REQUIRE_ALL"]
-                    .iter()
-                    .any(|name| std::env::var_os(name).is_some());
-                assert!(!required, "missing: {reason}");
-                println!("SKIP: {reason}");
-                return;
-            }
-        }
-    };
-}
-
 #[test]
 fn services_answer_from_pods_nodes_and_outside_in_both_families() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!("{NODE}{}{}", service("web", ""), slices("web", &[6])));
     // A pod keeps its address; the node's own and the outside's traffic comes back through the node.
     for (from, to, peer) in [
@@ -99,7 +83,7 @@ fn services_answer_from_pods_nodes_and_outside_in_both_families() {
 
 #[test]
 fn a_pod_reaches_itself_through_its_service() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!("{NODE}{}{}", service("web", ""), slices("web", &[5])));
     for to in ["10.96.0.10:80", "[fd00:10:96::a]:80"] {
         let (who, seen) =
@@ -111,7 +95,7 @@ fn a_pod_reaches_itself_through_its_service() {
 
 #[test]
 fn without_endpoints_connections_are_refused_at_once() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!("{NODE}{}{}", service("web", ""), slices("web", &[])));
     for (from, to) in [
         (&world.pods[0], "10.96.0.10:80"),
@@ -131,7 +115,7 @@ fn without_endpoints_connections_are_refused_at_once() {
 
 #[test]
 fn connections_spread_evenly() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!("{NODE}{}{}", service("web", ""), slices("web", &[5, 6])));
     let mut counts = BTreeMap::new();
     for _ in 0..600 {
@@ -148,7 +132,7 @@ fn connections_spread_evenly() {
 
 #[test]
 fn affinity_sticks_and_expires() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     let affine =
         "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}";
     world.set(&format!("{NODE}{}{}", service("web", affine), slices("web", &[5, 6])));
@@ -168,7 +152,7 @@ fn affinity_sticks_and_expires() {
 
 #[test]
 fn a_udp_client_follows_its_service() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     world.set(&format!("{NODE}{}{}", service("web", ""), slices("web", &[5])));
     // One source port throughout: connection tracking would keep it where it was.
     for (from, to) in [(&world.client, "172.30.1.1:30081"), (&world.client, "10.96.0.10:81")] {
@@ -191,7 +175,7 @@ fn a_udp_client_follows_its_service() {
 
 #[test]
 fn a_policy_that_becomes_local_moves_udp_clients_outside_and_nobody_else() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     let endpoints = |list: &str| {
         format!(
             "---\nkind: EndpointSlice\nmetadata: {{namespace: default, name: web-4, labels: \
@@ -223,7 +207,7 @@ fn a_policy_that_becomes_local_moves_udp_clients_outside_and_nobody_else() {
 
 #[test]
 fn a_udp_client_stays_with_an_endpoint_that_terminates_until_it_is_gone() {
-    let mut world = world_or_skip!();
+    let Some(mut world) = World::or_skip() else { return };
     let endpoints = |list: &str| {
         format!(
             "kind: EndpointSlice\nmetadata: {{namespace: default, name: web-4, labels: \

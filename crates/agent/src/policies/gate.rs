@@ -92,6 +92,11 @@ async fn one(mut stream: UnixStream, asks: mpsc::Sender<Ask>) {
 fn claim(line: &str) -> Result<Claim, String> {
     let request: GateRequest =
         serde_json::from_str(line).map_err(|error| format!("that is no request: {error}"))?;
+    claim_of(request)
+}
+
+/// What a plugin says, checked.
+pub(super) fn claim_of(request: GateRequest) -> Result<Claim, String> {
     if request.namespace.contains('/') || request.name.contains('/') {
         return Err(format!("{}/{} is no pod's name", request.namespace, request.name));
     }

@@ -92,6 +92,11 @@ impl Sockets {
         Ok((flows, self.policy_counts()?))
     }
 
+    /// The answers of cut flows that are dropped.
+    pub(crate) fn severed(&mut self) -> Result<Vec<policy::Severed>, ListError> {
+        policies::remembered(&mut self.nft, &self.table)
+    }
+
     pub(crate) fn policy_counts(&mut self) -> Result<Vec<nft::kernel::LiveRule>, ListError> {
         self.nft.live_rules(nft::Family::Inet, &self.table)
     }

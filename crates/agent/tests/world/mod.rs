@@ -7,6 +7,8 @@
     reason = "each test binary uses its part, fails by panicking and says why"
 )]
 
+pub mod pods;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -23,15 +23,11 @@ Examples:
   fairway lab exec node-1 -- fairway service list -A
   fairway service list -A -o json | jq '.[] | select(.state != \"Serving\")'")]
     List {
-        #[command(flatten)]
-        scope: Scope,
         /// Every namespace.
         #[arg(long, short = 'A')]
         all_namespaces: bool,
         #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
     /// One Service in full: frontends, slots, endpoints, connections, clients with affinity.
     #[command(after_help = "\
@@ -49,11 +45,7 @@ Examples:
         /// NAME, NAMESPACE/NAME, or an address that is dialled.
         service: String,
         #[command(flatten)]
-        scope: Scope,
-        #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
     /// On how many nodes a Service is programmed, and up to which revision.
     #[command(after_help = "\
@@ -71,8 +63,6 @@ Examples:
     Status {
         /// NAME or NAMESPACE/NAME.
         service: String,
-        #[command(flatten)]
-        scope: Scope,
         /// Wait until every node has it.
         #[arg(long)]
         wait: bool,
@@ -80,18 +70,20 @@ Examples:
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout: u64,
         #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
 }
 
-/// Which namespace of the API.
+/// Which namespace, which node, and how to print: of every question about objects.
 #[derive(Debug, Args)]
-pub(crate) struct Scope {
+pub(crate) struct Asked {
     /// The namespace.
     #[arg(long, short = 'n', value_name = "NAMESPACE", default_value = "default")]
     pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) place: WhichNode,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// Which node's kernel, which API.

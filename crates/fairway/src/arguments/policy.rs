@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::observe::Scope;
+use super::observe::Asked;
 use super::{Output, WhichNode};
 
 /// `fairway policy …`.
@@ -18,15 +18,11 @@ Examples:
   fairway policy list -A -o wide
   fairway policy list -A -o json | jq '.[] | select(.pods == 0)'")]
     List {
-        #[command(flatten)]
-        scope: Scope,
         /// Every namespace.
         #[arg(long, short = 'A')]
         all_namespaces: bool,
         #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
     /// One NetworkPolicy in full, with what the rules of this node's kernel counted for it.
     #[command(after_help = "\
@@ -43,11 +39,7 @@ Examples:
         /// NAME or NAMESPACE/NAME.
         policy: String,
         #[command(flatten)]
-        scope: Scope,
-        #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
     /// Whether a packet passes, by which policy and rule, and what would change that.
     #[command(after_help = "\
@@ -65,11 +57,7 @@ Examples:
         /// The receiver, with the port it listens on: END:PORT or END:PORT/PROTOCOL; IPv6 as [ADDRESS]:PORT.
         to: String,
         #[command(flatten)]
-        scope: Scope,
-        #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
     /// On how many nodes a NetworkPolicy is enforced, and up to which revision.
     #[command(after_help = "\
@@ -85,11 +73,7 @@ Examples:
         /// NAME or NAMESPACE/NAME.
         policy: String,
         #[command(flatten)]
-        scope: Scope,
-        #[command(flatten)]
-        place: WhichNode,
-        #[command(flatten)]
-        output: Output,
+        asked: Asked,
     },
     /// What new or changed policies would change for the connections this node tracks. Nothing is applied.
     #[command(after_help = "\

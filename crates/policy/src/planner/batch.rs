@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nft::{Chain, Element, Name, Op, SetSpec, Transaction};
 
-use crate::program::{SetId, TABLE};
+use crate::program::{SetId, table_name};
 
 /// Operations to be.
 #[derive(Debug, Default)]
@@ -52,8 +52,7 @@ impl Batch {
     }
 
     pub(super) fn transaction(mut self, specs: &mut HashMap<SetId, Arc<SetSpec>>) -> Transaction {
-        let table = Name::new(TABLE).expect("invariant: the table's name");
-        let mut transaction = Transaction::new(nft::Family::Inet, table);
+        let mut transaction = Transaction::new(nft::Family::Inet, table_name());
         let mut spec = |set: SetId| specs.entry(set).or_insert_with(|| set.spec().into()).clone();
         for set in &self.sets {
             transaction.push(Op::AddSet(spec(*set)));

@@ -1,6 +1,6 @@
 //! Facts that changed, and what they touch: pods of this node to be looked at again, addresses whose memberships may differ.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use model::{ClusterPeer, ClusterPolicy, ObjectKey, PodPhase, Snapshot};
@@ -33,8 +33,9 @@ impl Planner {
             None => self.namespaces.0.remove(key.name()),
         };
         if known != self.namespaces.labels(key.name()) {
-            let there = self.pods.iter().filter(|(pod, _)| pod.namespace() == key.name());
-            touched.addresses.extend(there.flat_map(|(_, known)| known.addresses.iter()));
+            let there = self.whereabouts.in_namespace(key.name());
+            let there = there.filter_map(|pod| self.pods.get(pod));
+            touched.addresses.extend(there.flat_map(|known| known.addresses.iter()));
             // A policy of the administrator may select pods by their namespace.
             let local = self.local.keys().filter(|pod| pod.namespace() == key.name());
             touched.local.extend(local.cloned());
@@ -49,6 +50,16 @@ impl Planner {
     ) {
         let before = self.pods.remove(key);
         let after = self.known(snapshot, key);
+        let labels = |known: &Option<Known>| known.as_ref().map(|known| known.labels.clone());
+        let (old, new) = (labels(&before), labels(&after));
+        if old != new {
+            if let Some(labels) = old {
+                self.whereabouts.remove(key, &labels);
+            }
+            if let Some(labels) = new {
+                self.whereabouts.add(key, &labels);
+            }
+        }
         for known in [&before, &after].into_iter().flatten() {
             if known.local {
                 touched.local.insert(key.clone());
@@ -85,8 +96,8 @@ impl Planner {
             pod.is_some_and(|pod| it.uid.is_none() || pod.uid.is_none() || it.uid == pod.uid)
         };
         let claim = claim.filter(holds).map(|claim| claim.addresses);
-        if claim.is_none() {
-            self.claims.remove(key);
+        if claim.is_none() && self.claims.remove(key).is_some() {
+            self.claims_changed = true;
         }
         let pod = pod.filter(|pod| !pod.host_network && pod.phase != PodPhase::Finished)?;
         let said = pod.addresses;
@@ -198,7 +209,28 @@ impl Planner {
         }
     }
 
-    /// Fills collections that are new: every address is asked once, whatever their number.
+    /// Whose addresses may be members of these collections: each once, and all where that is less work to find out.
+    fn candidates(&self, collections: &[(Collection, Members)]) -> Vec<IpAddr> {
+        let all = || self.owners.addresses().collect();
+        let (mut pods, mut found) = (HashSet::new(), 0);
+        for (_, members) in collections {
+            for peer in members.group().into_iter().flat_map(|group| group.iter()) {
+                let Some(filed) = self.whereabouts.candidates(peer, &self.namespaces) else {
+                    return all();
+                };
+                found += filed.iter().map(|pods| pods.len()).sum::<usize>();
+                if found >= self.pods.len() {
+                    return all();
+                }
+                pods.extend(filed.into_iter().flatten());
+            }
+        }
+        let known = pods.into_iter().filter_map(|pod| self.pods.get(pod));
+        let addresses: BTreeSet<IpAddr> = known.flat_map(|known| known.addresses.iter()).collect();
+        addresses.into_iter().collect()
+    }
+
+    /// Fills collections that are new: every address that may be a member is asked once, whatever their number.
     pub(super) fn fill(&mut self, new: Vec<(Collection, Members)>, batch: &mut Batch) {
         if new.is_empty() {
             return;
@@ -214,8 +246,7 @@ impl Planner {
             }
             fresh.insert(*collection, ());
         }
-        let addresses: Vec<IpAddr> = self.owners.addresses().collect();
-        for address in addresses {
+        for address in self.candidates(&new) {
             let places = self.places(address, &index);
             let known = self.placed.remove(&address).unwrap_or_default();
             // What it says of a collection that was there before and is made again is out of date.

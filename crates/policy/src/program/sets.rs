@@ -6,7 +6,7 @@ use std::time::Duration;
 use model::Family;
 use nft::{Field, Name, Packed, Selector, SetData, SetFlags, SetSpec};
 
-use super::name;
+use super::{name, severed};
 use crate::judge::Traffic;
 use crate::rule::{Collection, Direction};
 
@@ -35,6 +35,8 @@ pub(crate) enum SetId {
         /// Whether they went on all the same.
         audit: bool,
     },
+    /// Answers of UDP flows that were cut.
+    Severed(Family),
     /// Addresses; (address, protocol, port) for named ports; ranges of addresses.
     Members(Collection, Family),
 }
@@ -67,6 +69,7 @@ impl SetId {
         let mut sets = Vec::new();
         for family in Family::BOTH {
             sets.extend([Self::Pods(family), Self::Itself(family), Self::Isolated(family)]);
+            sets.push(Self::Severed(family));
             for direction in Direction::BOTH {
                 sets.push(Self::Identity(direction, family));
                 sets.extend([false, true].map(|audit| Self::Noted { direction, family, audit }));
@@ -83,6 +86,7 @@ impl SetId {
             Self::Itself(family) => format!("itself{}", digit(family)),
             Self::Isolated(family) => format!("isolated{}", digit(family)),
             Self::Identity(direction, family) => format!("{direction}{}", digit(family)),
+            Self::Severed(family) => format!("severed{}", digit(family)),
             Self::Noted { direction, family, audit } => {
                 let word = if audit { "audited" } else { "denied" };
                 format!("{word}-{direction}{}", digit(family))
@@ -107,6 +111,7 @@ impl SetId {
             Self::Identity(_, family) => {
                 SetSpec::new(name, [address(family)]).with_data(SetData::Verdict)
             }
+            Self::Severed(family) => severed::spec(name, family),
             Self::Noted { family, .. } => {
                 let address = address(family);
                 let key = [address, address, Field::InetProto, Field::InetService];
@@ -150,24 +155,25 @@ pub fn denied_sets() -> Vec<(Name, Direction, bool)> {
 /// The flow a key of one of [`denied_sets`] stands for.
 #[must_use]
 pub fn flow_of_key(key: &Packed) -> Option<Traffic> {
-    let bytes = key.as_bytes();
-    let length = match bytes.len() {
-        16 => 4,
-        40 => 16,
-        _ => return None,
-    };
-    let address = |bytes: &[u8]| -> Option<IpAddr> {
-        match length {
-            4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
-            _ => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
-        }
-    };
-    let (source, rest) = bytes.split_at_checked(length)?;
-    let (destination, rest) = rest.split_at_checked(length)?;
+    let (source, destination, rest) = addresses(key.as_bytes(), 8)?;
     Some(Traffic {
-        source: address(source)?,
-        destination: address(destination)?,
+        source,
+        destination,
         protocol: *rest.first()?,
         port: u16::from_be_bytes([*rest.get(4)?, *rest.get(5)?]),
     })
+}
+
+/// The two addresses a key begins with, and the bytes after them, which are so many.
+pub(super) fn addresses(bytes: &[u8], after: usize) -> Option<(IpAddr, IpAddr, &[u8])> {
+    let (both, rest) = bytes.split_at_checked(bytes.len().checked_sub(after)?)?;
+    let (source, destination) = both.split_at(both.len() / 2);
+    let address = |bytes: &[u8]| -> Option<IpAddr> {
+        match bytes.len() {
+            4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+            16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+            _ => None,
+        }
+    };
+    Some((address(source)?, address(destination)?, rest))
 }
