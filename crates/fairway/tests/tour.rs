@@ -21,7 +21,7 @@ use lab::demo::stage::{is_even, spread};
 use regex::Regex;
 use support::{Lab, eventually, output, ready, root};
 
-const TOOLS: [&str; 6] = ["kubectl", "curl", "nft", "ip", "bash", "sed"];
+const TOOLS: [&str; 7] = ["kubectl", "curl", "nft", "ip", "bridge", "bash", "sed"];
 
 /// A `console` block: commands and, after each, what it prints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,7 @@ fn normal(text: &str) -> Vec<String> {
         (r"(^|\s)(<invalid>|(\d+[dhms]){1,3})(\s|$)".to_owned(), "$1<age>$4"),
         (r"^(\S+-<pod>.*<pod-ip>\s+)node-\d".to_owned(), "$1<node>"),
         (r"node-\d is Ready".to_owned(), "<node> is Ready"),
+        (r"\bfw[0-9a-f]{13}\b".to_owned(), "<link>"),
         (r"\s+".to_owned(), " "),
     ]
     .into_iter()
