@@ -132,10 +132,10 @@ impl Range {
         let first = inside("rangeStart", config.range_start.unwrap_or(bottom))?;
         let last = inside("rangeEnd", config.range_end.unwrap_or(like(top, network)))?;
         let gateway = inside("gateway", config.gateway.unwrap_or(bottom))?;
+        let last = if to_number(last) > top { like(top, network) } else { last };
         if to_number(first) > to_number(last) {
             return Err(RangeError::Empty { first, last });
         }
-        let last = if to_number(last) > top { like(top, network) } else { last };
         Ok(Self { subnet, first, last, gateway })
     }
 
@@ -162,7 +162,9 @@ impl Range {
             if first > next {
                 parts.push(part(next, first - 1));
             }
-            next = next.max(last.saturating_add(1));
+            // The last address there is has none after it.
+            let Some(after) = last.checked_add(1) else { return parts };
+            next = next.max(after);
         }
         if next <= top {
             parts.push(part(next, top));
@@ -253,8 +255,8 @@ impl RangeSet {
         let here = &self.ranges[start];
         let (bottom, top, number) = (to_number(here.first), to_number(here.last), to_number(ip));
         // With `after`, the rest of its range comes first and the part up to it last.
-        let split = if at.is_some() { number } else { bottom.wrapping_sub(1) };
-        let rest = (split.wrapping_add(1)..=top).map(move |n| (start, n));
+        let from = if at.is_some() { number.checked_add(1) } else { Some(bottom) };
+        let rest = from.into_iter().flat_map(move |from| from..=top).map(move |n| (start, n));
         let others = (1..self.ranges.len()).map(move |step| (start + step) % self.ranges.len());
         let others = others.flat_map(move |at| {
             let range = &self.ranges[at];

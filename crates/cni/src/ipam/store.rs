@@ -111,8 +111,9 @@ impl Store {
         let mut all = Vec::new();
         for address in self.addresses()? {
             let path = self.directory.join(address.to_string());
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
+            // A disk that wrote nonsense is one reservation's misfortune: nobody's until it is proven leaked.
+            let text = match fs::read(&path) {
+                Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed("read", &path)(error)),
             };

@@ -223,3 +223,19 @@ proptest! {
         prop_assert_eq!(store.reservations().unwrap().len(), held.len());
     }
 }
+
+/// Found by tests/broken_input.rs.
+#[test]
+fn a_range_without_an_address_is_none() {
+    let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128".parse().unwrap();
+    assert_eq!(RangeSet::of_blocks([(last, [].as_slice())].into_iter()), None);
+    let broadcast = Some("10.1.0.255".parse().unwrap());
+    let only = RangeConfig {
+        subnet: "10.1.0.0/24".parse().unwrap(),
+        range_start: broadcast,
+        range_end: broadcast,
+        gateway: None,
+    };
+    let refused = RangeSet::check(vec![vec![only]]).unwrap_err();
+    assert!(matches!(refused, RangeError::Empty { .. }), "{refused}");
+}
