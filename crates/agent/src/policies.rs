@@ -140,7 +140,7 @@ impl Policies {
             let transaction = nft::diff(&plan.table, Some(&kept));
             return Some(Delta {
                 transaction,
-                narrowed: true,
+                narrowed: self.isolated(),
                 retires: true,
                 reports: plan.reports,
             });

@@ -5,7 +5,7 @@ mod kernel;
 pub(crate) mod merge;
 mod policed;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -392,7 +392,8 @@ impl ServicesLoop {
         tracing::info!(reason, operations, services, frontends, ?spent, "table compared whole");
         self.sweep().await?;
         self.mend().await?;
-        self.cut().await?;
+        let isolated = self.policies.as_ref().map(Policies::isolated);
+        self.cut(isolated.unwrap_or_default()).await?;
         memory::trim();
         Ok(Ok(operations))
     }
@@ -419,7 +420,7 @@ impl ServicesLoop {
         let known = self.writer.knows_policies();
         let snapshot = self.writer.snapshot();
         let policy = self.policies.as_mut().and_then(|it| it.update(snapshot, &change, known));
-        let (mut narrowed, mut retires, mut judged_anew) = (false, false, false);
+        let (mut narrowed, mut retires, mut judged_anew) = (HashSet::new(), false, false);
         if let Some(policy) = policy {
             self.report(policy.reports);
             (narrowed, retires) = (policy.narrowed, policy.retires);
@@ -456,9 +457,7 @@ impl ServicesLoop {
         if judged_anew {
             self.mend().await?;
         }
-        if narrowed {
-            self.cut().await?;
-        }
+        self.cut(narrowed).await?;
         Ok(Ok(operations))
     }
 

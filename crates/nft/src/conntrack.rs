@@ -23,6 +23,7 @@ const GET: u16 = 1;
 const DELETE: u16 = 2;
 
 /// `CTA_FILTER_F_*`: which fields of a filter's tuple count.
+const BY_SOURCE: u32 = 1;
 const BY_DESTINATION: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
@@ -185,6 +186,43 @@ impl Conntrack {
                 flows.push(flow);
             }
         })?;
+        Ok(flows)
+    }
+
+    /// The connections that this address began or answers; the kernel leaves out all others.
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub fn of_end(&mut self, address: IpAddr) -> Result<Vec<Flow>, ConntrackError> {
+        let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+        let mut flows = Vec::new();
+        for side in [TUPLE_ORIGINAL, TUPLE_REPLY] {
+            let filter = |w: &mut Writer| {
+                let nest = w.nest(FILTER);
+                // What of the original direction counts, then what of the reply.
+                for (kind, of) in [(1, TUPLE_ORIGINAL), (2, TUPLE_REPLY)] {
+                    let fields = if of == side { BY_SOURCE } else { 0 };
+                    w.bytes(kind, &fields.to_ne_bytes());
+                }
+                w.end_nest(nest);
+                let tuple = w.nest(side);
+                let ip = w.nest(1);
+                match address {
+                    IpAddr::V4(address) => w.bytes(1, &address.octets()),
+                    IpAddr::V6(address) => w.bytes(3, &address.octets()),
+                }
+                w.end_nest(ip);
+                w.end_nest(tuple);
+            };
+            self.dump(family, filter, |flow| {
+                let (began, answers) =
+                    (flow.original.source == address, flow.reply.source == address);
+                // One that is both was shown the first time.
+                if if side == TUPLE_ORIGINAL { began } else { answers && !began } {
+                    flows.push(flow);
+                }
+            })?;
+        }
         Ok(flows)
     }
 

@@ -12,7 +12,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use netns::{in_namespace, run};
-use nft::conntrack::{Conntrack, Frontend};
+use nft::conntrack::{Conntrack, Flow, Frontend};
 use nft::kernel::Netlink;
 use nft::{
     Chain, Data, Element, Family, Hook, HookKind, HookPoint, IpFamily, Kernel, Packed, Selector,
@@ -87,6 +87,20 @@ fn a_deleted_udp_flow_is_translated_anew() {
         assert_eq!((flow.status & 32, flow.mark, flow.zone), (32, 0, 0));
         assert!(flow.timeout > 0 && flow.timeout <= 180, "{flow:?}");
         assert!(conntrack.list().unwrap().len() >= 2);
+        // By whoever began or answers, translated or not; each once.
+        let ports = |flows: &[Flow]| -> Vec<u16> {
+            let mut ports: Vec<_> = flows.iter().map(|it| it.original.source_port).collect();
+            ports.sort_unstable();
+            ports
+        };
+        let asker = client.local_addr().unwrap();
+        let own = asker.port();
+        assert_eq!(ports(&conntrack.of_end(first_address.ip()).unwrap()), [own]);
+        assert_eq!(ports(&conntrack.of_end(to.ip()).unwrap()), [0; 0], "nobody's end");
+        let begun = ports(&conntrack.of_end(asker.ip()).unwrap());
+        let mut both = [own, other.local_addr().unwrap().port()];
+        both.sort_unstable();
+        assert_eq!(begun, both);
 
         // The endpoint changed, the flow did not: this is what the deletion is for.
         switch(&mut kernel, Some(second_address));

@@ -37,8 +37,8 @@ pub struct Plan {
 pub struct Delta {
     /// What the kernel has to be told.
     pub transaction: Transaction,
-    /// Something that was allowed may not be any more: connections under way have to be looked at.
-    pub narrowed: bool,
+    /// From or to these addresses something that was allowed may not be any more: their connections have to be looked at.
+    pub narrowed: HashSet<IpAddr>,
     /// Chains go, and what their rules counted with them.
     pub retires: bool,
     /// What is wrong with which policy.
@@ -195,7 +195,7 @@ impl Planner {
         self.settle(bodies, &mut batch);
         reports.sort();
         reports.dedup();
-        let (narrowed, retires) = (batch.narrowed, batch.retires());
+        let (narrowed, retires) = (std::mem::take(&mut batch.narrowed), batch.retires());
         Delta { transaction: batch.transaction(&mut self.specs), narrowed, retires, reports }
     }
 
@@ -309,7 +309,9 @@ impl Planner {
             }
         }
         let changed = |direction| before.identity(direction) != after.identity(direction);
-        batch.narrowed |= Direction::BOTH.into_iter().any(changed);
+        if Direction::BOTH.into_iter().any(changed) {
+            batch.narrowed.extend(&after.addresses);
+        }
         let (old, new) = (before.elements(), after.elements());
         for ((set, key), verdict) in &old {
             if new.get(&(*set, *key)) != Some(verdict) {

@@ -12,6 +12,9 @@ use service::{Frontend, Insiders, Plan, Planner, StaleFlow, StaleFlows};
 
 use crate::policies;
 
+/// Of so many addresses the kernel is asked one by one.
+const FEW: usize = 8;
+
 /// Owned by the kernel thread.
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -69,19 +72,27 @@ impl Sockets {
         Ok(flows)
     }
 
-    /// The connections that one of these addresses has a part in, and this node's own addresses.
+    /// The connections that one of these addresses has a part in, and this node's own addresses. The kernel walks its whole
+    /// table for each question; of a few addresses it shows only theirs.
     pub(crate) fn flows_of(
         &mut self,
         addresses: &HashSet<IpAddr>,
     ) -> Result<(Vec<Flow>, LocalAddresses), ConntrackError> {
         let mut flows = Vec::new();
-        self.conntrack.each(|flow| {
-            let ends = [flow.original.source, flow.reply.source];
-            if ends.iter().any(|end| addresses.contains(end)) {
-                flows.push(flow.clone());
+        if addresses.len() <= FEW {
+            for address in addresses {
+                flows.extend(self.conntrack.of_end(*address)?);
             }
-        })?;
-        Ok((flows, self.local_addresses()))
+        } else {
+            self.conntrack.each(|flow| {
+                let ends = [flow.original.source, flow.reply.source];
+                if ends.iter().any(|end| addresses.contains(end)) {
+                    flows.push(flow.clone());
+                }
+            })?;
+        }
+        let own = if flows.is_empty() { LocalAddresses::default() } else { self.local_addresses() };
+        Ok((flows, own))
     }
 
     /// The flows policy denied of late, and what its rules counted.

@@ -1,6 +1,9 @@
 //! What the loop does for policy beside commits: asks what was denied, deletes connections that are denied now, and lets the
 //! answers of those pass again that may be.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+
 use super::{ServicesLoop, Sockets};
 use crate::policies::{self, Policies};
 
@@ -32,13 +35,13 @@ impl ServicesLoop {
         Ok(())
     }
 
-    /// Deletes connections that policies deny now.
-    pub(super) async fn cut(&mut self) -> anyhow::Result<()> {
-        let Some(policies) = self.policies.as_ref().filter(|it| it.enforces()) else {
+    /// Deletes connections from and to these addresses that policies deny now.
+    pub(super) async fn cut(&mut self, addresses: HashSet<IpAddr>) -> anyhow::Result<()> {
+        if addresses.is_empty() || !self.enforces() {
             return Ok(());
-        };
-        let isolated = policies.isolated();
-        let flows = self.kernel.call(move |sockets| sockets.flows_of(&isolated)).await?;
+        }
+        let flows = self.kernel.call(move |sockets| sockets.flows_of(&addresses)).await?;
+        let Some(policies) = &self.policies else { return Ok(()) };
         let denied = flows.map(|(flows, own)| policies.cut(flows, |it| own.contains(it)));
         let deleted = match denied {
             Ok(denied) if denied.is_empty() => return Ok(()),

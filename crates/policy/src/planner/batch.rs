@@ -1,7 +1,8 @@
 //! What a change asks of the kernel, collected in any order and said in one the kernel takes: what is needed first, what is
 //! left over last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nft::{Chain, Element, Name, Op, SetSpec, Transaction};
@@ -17,8 +18,8 @@ pub(super) struct Batch {
     remove: BTreeMap<SetId, Vec<Element>>,
     no_chains: Vec<Name>,
     no_sets: Vec<SetId>,
-    /// Something was taken away that may have been allowed.
-    pub(super) narrowed: bool,
+    /// Addresses from or to which something may be denied that was allowed.
+    pub(super) narrowed: HashSet<IpAddr>,
 }
 
 impl Batch {
@@ -43,7 +44,6 @@ impl Batch {
     }
 
     pub(super) fn remove(&mut self, set: SetId, element: Element) {
-        self.narrowed |= matches!(set, SetId::Members(..));
         self.remove.entry(set).or_default().push(element);
     }
 

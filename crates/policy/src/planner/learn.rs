@@ -197,6 +197,7 @@ impl Planner {
         for place in before.iter().filter(|place| after.binary_search(place).is_err()) {
             if let Some((set, element)) = self.member(address, *place) {
                 batch.remove(set, element);
+                batch.narrowed.insert(address);
             }
         }
         for place in after.iter().filter(|place| before.binary_search(place).is_err()) {
