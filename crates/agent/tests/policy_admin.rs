@@ -73,7 +73,8 @@ async fn story(dir: &Path) {
     let made = policies.create(&create, &policy("deny", &spec)).await.expect("a policy");
     assert_eq!(made.data["spec"], spec, "nothing is pruned");
     eventually("enforced", 5 * SECOND, async || !reaches()).await;
-    assert!(metric("fairway_policy_identities").await >= 1.0);
+    let counted = async || metric("fairway_policy_identities").await >= 1.0;
+    eventually("counted", 5 * SECOND, counted).await;
     let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(client.clone(), "default");
     let said = async || {
         let all = events.list(&Default::default()).await.expect("events").items;
