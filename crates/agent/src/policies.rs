@@ -9,13 +9,13 @@ mod gate;
 mod noted;
 mod severed;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
 use model::{Change, Event, ObjectKey, Snapshot, Update};
-use nft::Table;
 use nft::conntrack::Flow;
+use nft::{Op, Table};
 use policy::{Delta, Plan, Planner, Severed, Traffic};
 use tokio::sync::mpsc;
 
@@ -138,10 +138,14 @@ impl Policies {
             let kept = self.kept.take_if(|_| known)?;
             let plan = self.whole(snapshot, known)?;
             let transaction = nft::diff(&plan.table, Some(&kept));
+            let gone = transaction.ops.iter().filter_map(|op| match op {
+                Op::DeleteChain { name } => Some(name.clone()),
+                _ => None,
+            });
             return Some(Delta {
+                retires: gone.collect(),
                 transaction,
                 narrowed: self.isolated(),
-                retires: true,
                 reports: plan.reports,
             });
         }
@@ -205,7 +209,9 @@ impl Policies {
 
     /// The connections that are denied now and are to be cut; `own` are the node's addresses, whose traffic always passes.
     pub(crate) fn cut(&self, flows: Vec<Flow>, own: impl Fn(IpAddr) -> bool) -> Vec<Flow> {
-        let denied = |flow: &Flow| {
+        // Flows that differ in the sender's port only have one fate.
+        let mut known: HashMap<Traffic, bool> = HashMap::new();
+        let mut denied = |flow: &Flow| {
             let (source, destination) = (flow.original.source, flow.reply.source);
             let traffic = Traffic {
                 source,
@@ -213,9 +219,10 @@ impl Policies {
                 protocol: flow.original.protocol,
                 port: flow.reply.source_port,
             };
-            !own(source) && !own(destination) && self.planner.judge(&traffic).cuts()
+            let judge = || !own(source) && !own(destination) && self.planner.judge(&traffic).cuts();
+            *known.entry(traffic).or_insert_with(judge)
         };
-        flows.into_iter().filter(denied).collect()
+        flows.into_iter().filter(|flow| denied(flow)).collect()
     }
 
     /// The answers that would bring flows back which are to be cut.
@@ -239,9 +246,9 @@ impl Policies {
         remembered
     }
 
-    /// Takes what the rules counted.
-    pub(crate) fn count(&mut self, rules: &[nft::kernel::LiveRule], metrics: &Metrics) {
-        for (rule, direction, packets) in self.counts.take(rules) {
+    /// Takes what the rules counted: all of them, or only some that go.
+    pub(crate) fn count(&mut self, rules: &[nft::kernel::LiveRule], all: bool, metrics: &Metrics) {
+        for (rule, direction, packets) in self.counts.take(rules, all) {
             metrics.policy_packets(rule, direction, packets);
         }
     }

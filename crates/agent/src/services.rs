@@ -420,18 +420,18 @@ impl ServicesLoop {
         let known = self.writer.knows_policies();
         let snapshot = self.writer.snapshot();
         let policy = self.policies.as_mut().and_then(|it| it.update(snapshot, &change, known));
-        let (mut narrowed, mut retires, mut judged_anew) = (HashSet::new(), false, false);
+        let (mut narrowed, mut retires, mut judged_anew) = (HashSet::new(), Vec::new(), false);
         if let Some(policy) = policy {
             self.report(policy.reports);
             (narrowed, retires) = (policy.narrowed, policy.retires);
             judged_anew = !policy.transaction.is_empty();
             transaction.ops.extend(policy.transaction.ops);
         }
-        if retires {
+        if !retires.is_empty() {
             // What chains that go counted goes with them.
-            let counts = self.kernel.call(Sockets::policy_counts).await?;
+            let counts = self.kernel.call(move |sockets| sockets.counts_of(&retires)).await?;
             if let (Some(policies), Ok(counts)) = (&mut self.policies, counts) {
-                policies.count(&counts, &self.metrics);
+                policies.count(&counts, false, &self.metrics);
             }
         }
         let operations = transaction.len();

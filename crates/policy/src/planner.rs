@@ -14,7 +14,7 @@ use model::{
     Change, Family, Kind, Labels, NodeName, ObjectKey, ObjectRef, PodAddresses, Report, Severity,
     Snapshot, Uid,
 };
-use nft::{Element, Packed, Set, SetSpec, Table, Transaction, Verdict};
+use nft::{Element, Name, Packed, Set, SetSpec, Table, Transaction, Verdict};
 
 use crate::compile::{self, Compiled};
 use crate::facts::{Known, Namespaces, Owners, Whereabouts, means};
@@ -39,8 +39,8 @@ pub struct Delta {
     pub transaction: Transaction,
     /// From or to these addresses something that was allowed may not be any more: their connections have to be looked at.
     pub narrowed: HashSet<IpAddr>,
-    /// Chains go, and what their rules counted with them.
-    pub retires: bool,
+    /// Chains that go, and what their rules counted with them.
+    pub retires: Vec<Name>,
     /// What is wrong with which policy.
     pub reports: Vec<Report>,
 }

@@ -13,8 +13,8 @@ pub(crate) type Counted = (String, &'static str, u64);
 pub(crate) struct Counts(HashMap<(Name, usize), u64>);
 
 impl Counts {
-    /// Takes what the kernel's rules counted, which are all there are now, and gives what is new.
-    pub(crate) fn take(&mut self, rules: &[LiveRule]) -> Vec<Counted> {
+    /// Takes what rules of the kernel counted, whole chains of them and perhaps `all` there are, and gives what is new.
+    pub(crate) fn take(&mut self, rules: &[LiveRule], all: bool) -> Vec<Counted> {
         let mut places: HashMap<&Name, usize> = HashMap::new();
         let mut last = HashMap::new();
         let mut counted = Vec::new();
@@ -33,7 +33,11 @@ impl Counts {
             }
             last.insert(at, counter.packets);
         }
-        self.0 = last;
+        if all {
+            self.0 = last;
+        } else {
+            self.0.extend(last);
+        }
         counted
     }
 }
@@ -52,9 +56,12 @@ mod tests {
             counter: Some(Count { packets, bytes: 0 }),
         };
         let mut counts = Counts::default();
-        let mut more = |rules: &[LiveRule]| -> u64 {
-            counts.take(rules).iter().map(|(_, _, packets)| packets).sum()
+        let mut some = |rules: &[LiveRule], all| -> u64 {
+            counts.take(rules, all).iter().map(|(_, _, packets)| packets).sum()
         };
+        assert_eq!(some(&[rule("policy-ingress-0", 3)], false), 3, "it goes");
+        assert_eq!(some(&[rule("policy-ingress-0", 4)], true), 1, "it did not");
+        let mut more = |rules: &[LiveRule]| some(rules, true);
         assert_eq!(more(&[rule("policy-ingress-1", 5), rule("policy-ingress-2", 1)]), 6);
         assert_eq!(more(&[rule("policy-ingress-1", 7), rule("policy-ingress-2", 1)]), 2);
         assert_eq!(more(&[rule("policy-ingress-3", 2), rule("random-5", 100)]), 2);

@@ -112,6 +112,18 @@ impl Sockets {
         self.nft.live_rules(nft::Family::Inet, &self.table)
     }
 
+    /// What the rules of these chains counted.
+    pub(crate) fn counts_of(
+        &mut self,
+        chains: &[Name],
+    ) -> Result<Vec<nft::kernel::LiveRule>, ListError> {
+        let mut rules = Vec::new();
+        for chain in chains {
+            rules.extend(self.nft.live_chain(nft::Family::Inet, &self.table, chain)?);
+        }
+        Ok(rules)
+    }
+
     /// Shows every tracked connection.
     pub(crate) fn each_flow(&mut self, take: impl FnMut(&Flow)) -> Result<(), ConntrackError> {
         self.conntrack.each(take)

@@ -24,7 +24,7 @@ impl ServicesLoop {
         let Some(policies) = &mut self.policies else { return Ok(()) };
         match noted {
             Ok((flows, rules)) => {
-                policies.count(&rules, &self.metrics);
+                policies.count(&rules, true, &self.metrics);
                 policies.note(flows, &self.metrics);
             }
             Err(error) => {

@@ -88,8 +88,35 @@ impl Netlink {
     /// # Errors
     /// [`ListError`].
     pub fn live_rules(&mut self, family: Family, table: &Name) -> Result<Vec<LiveRule>, ListError> {
+        self.rules_of(family, table, None)
+    }
+
+    /// The same of one chain.
+    ///
+    /// # Errors
+    /// [`ListError`].
+    pub fn live_chain(
+        &mut self,
+        family: Family,
+        table: &Name,
+        chain: &Name,
+    ) -> Result<Vec<LiveRule>, ListError> {
+        self.rules_of(family, table, Some(chain))
+    }
+
+    fn rules_of(
+        &mut self,
+        family: Family,
+        table: &Name,
+        chain: Option<&Name>,
+    ) -> Result<Vec<LiveRule>, ListError> {
         self.again(table.as_str(), |kernel, found| {
-            let request = |w: &mut Writer| w.string(1, table.as_str());
+            let request = |w: &mut Writer| {
+                w.string(1, table.as_str());
+                if let Some(chain) = chain {
+                    w.string(2, chain.as_str());
+                }
+            };
             kernel.ask("rules", number::GETRULE, NLM_F_DUMP, family, request, |message| {
                 let rule = decode::rule(message.attributes()).filter(|rule| rule.table == *table);
                 found.extend(rule.map(|rule| LiveRule {

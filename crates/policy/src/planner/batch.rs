@@ -47,8 +47,8 @@ impl Batch {
         self.remove.entry(set).or_default().push(element);
     }
 
-    pub(super) fn retires(&self) -> bool {
-        !self.no_chains.is_empty()
+    pub(super) fn retires(&self) -> Vec<Name> {
+        self.no_chains.clone()
     }
 
     pub(super) fn transaction(mut self, specs: &mut HashMap<SetId, Arc<SetSpec>>) -> Transaction {
