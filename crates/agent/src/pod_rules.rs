@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use cluster::Applied;
 use nft::Name;
 use nft::kernel::{Change, Watch};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::readable::readable;
@@ -25,21 +26,36 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct PodRules {
     run_dir: PathBuf,
     kernel: Worker<()>,
-    events: AsyncFd<Watch>,
+    table: Name,
+    /// Whose commits never touch the table.
+    services: u32,
+    /// The Services' table was committed once. Before, nobody listens: events of each of its elements would be made.
+    programmed: watch::Receiver<Option<Applied>>,
+    events: Option<AsyncFd<Watch>>,
     metrics: Arc<Metrics>,
 }
 
 impl PodRules {
-    pub(crate) fn new(run_dir: PathBuf, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        run_dir: PathBuf,
+        services: u32,
+        programmed: watch::Receiver<Option<Applied>>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
         let table = Name::new(cni::rules::TABLE)?;
-        let events = Watch::open(cni::rules::FAMILY, table).context("cannot watch nf_tables")?;
         let kernel = Worker::start("pod-rules", ())?;
-        Ok(Self { run_dir, kernel, events: readable(events)?, metrics })
+        Ok(Self { run_dir, kernel, table, services, programmed, events: None, metrics })
     }
 
     /// Runs for ever.
     pub(crate) async fn run(mut self) {
         loop {
+            if self.events.is_none() && self.programmed.borrow().is_some() {
+                match self.listen() {
+                    Ok(events) => self.events = Some(events),
+                    Err(error) => drop(self.failed(&error)),
+                }
+            }
             let run_dir = self.run_dir.clone();
             let restored = self.kernel.call(move |()| cni::rules::restore(Some(&run_dir))).await;
             let wait = match restored {
@@ -52,6 +68,7 @@ impl PodRules {
                 Err(error) => self.failed(&error),
             };
             tokio::select! {
+                _ = self.programmed.changed(), if self.events.is_none() => {}
                 changed = changed(&mut self.events) => if let Err(error) = changed {
                     tracing::warn!(%error, "events of the pods' rules");
                     tokio::time::sleep(RETRY).await;
@@ -59,6 +76,12 @@ impl PodRules {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    fn listen(&self) -> anyhow::Result<AsyncFd<Watch>> {
+        let mut watch = Watch::open(cni::rules::FAMILY, self.table.clone())?;
+        watch.ignore(self.services)?;
+        Ok(readable(watch)?)
     }
 
     fn failed(&self, error: &anyhow::Error) -> Duration {
@@ -72,7 +95,8 @@ impl PodRules {
 }
 
 /// Waits until somebody changed the table.
-async fn changed(events: &mut AsyncFd<Watch>) -> anyhow::Result<()> {
+async fn changed(events: &mut Option<AsyncFd<Watch>>) -> anyhow::Result<()> {
+    let Some(events) = events else { return std::future::pending().await };
     loop {
         let mut guard = events.readable_mut().await?;
         let seen = guard.get_inner_mut().read()?;

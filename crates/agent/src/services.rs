@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context as _;
 use cluster::{EventWriter, Message};
 use model::{Kind, NodeFacts, NodeName, Report, SnapshotWriter, Update};
 use service::{Config, Planner};
@@ -49,7 +50,9 @@ pub(crate) struct ServicesLoop {
     writer: SnapshotWriter,
     planner: Planner,
     kernel: Worker<Sockets>,
-    foreign: AsyncFd<nft::kernel::Watch>,
+    /// None before the first commit: while somebody listens the kernel makes an event of each of its elements, which takes
+    /// as long as the commit itself.
+    foreign: Option<AsyncFd<nft::kernel::Watch>>,
     inbox: mpsc::Receiver<Message>,
     nodes: watch::Sender<Option<Vec<NodeFacts>>>,
     between: watch::Sender<Option<Arc<Between>>>,
@@ -111,14 +114,13 @@ impl ServicesLoop {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let foreign = readable(sockets.watch()?)?;
         Ok(Self {
             writer,
             planner: Planner::new(node.clone(), plan),
             node,
             pace,
             kernel: Worker::start("nf-tables", sockets)?,
-            foreign,
+            foreign: None,
             inbox,
             nodes,
             between,
@@ -208,14 +210,9 @@ impl ServicesLoop {
                 Some(message) => self.absorb(message),
                 None => anyhow::bail!("the watches of the API ended"),
             },
-            ready = self.foreign.readable_mut() => {
-                let mut guard = ready?;
-                let change = guard.get_inner_mut().read()?;
-                guard.clear_ready();
-                if change != nft::kernel::Change::None {
-                    self.full = Some("changed by others");
-                }
-            }
+            touched = touched(&mut self.foreign) => if touched? {
+                self.full = Some("changed by others");
+            },
             changed = self.nat.changed() => {
                 // The fabric loop only ends with the agent.
                 changed?;
@@ -334,7 +331,8 @@ impl ServicesLoop {
         let revision = self.writer.snapshot().revision();
         // Planned before it is listed: who knows what to expect need not walk the kernel's sets.
         let plan = self.planner.full(self.writer.snapshot(), None);
-        let (listed, plan) = self.kernel.call(move |sockets| (sockets.list(&plan), plan)).await?;
+        let list = move |sockets: &mut Sockets| (sockets.generation(), sockets.list(&plan), plan);
+        let (generation, listed, plan) = self.kernel.call(list).await?;
         let mut reports = plan.reports;
         let listed = match listed {
             Ok(listed) => listed,
@@ -378,6 +376,9 @@ impl ServicesLoop {
             self.metrics.failed("commit");
             return Ok(Err(error.to_string()));
         }
+        if self.foreign.is_none() {
+            self.listen(generation.map(|it| it.wrapping_add(u32::from(operations > 0)))).await?;
+        }
         self.followers.committed(self.writer.snapshot());
         self.nat_applied = nat;
         self.adopted = true;
@@ -396,6 +397,17 @@ impl ServicesLoop {
         self.cut(isolated.unwrap_or_default()).await?;
         memory::trim();
         Ok(Ok(operations))
+    }
+
+    /// Listens to what others do to the table. If `expected` is not the last transaction, somebody did something already.
+    async fn listen(&mut self, expected: Option<u32>) -> anyhow::Result<()> {
+        let begin = |sockets: &mut Sockets| (sockets.watch(), sockets.generation());
+        let (watch, generation) = self.kernel.call(begin).await?;
+        self.foreign = Some(readable(watch.context("cannot watch nf_tables")?)?);
+        if generation.is_none() || generation != expected {
+            self.full = Some("changed by others");
+        }
+        Ok(())
     }
 
     /// Sends what changed.
@@ -518,6 +530,15 @@ impl ServicesLoop {
             }
         }
     }
+}
+
+/// Waits until there are events, and says whether others changed the table.
+async fn touched(watch: &mut Option<AsyncFd<nft::kernel::Watch>>) -> anyhow::Result<bool> {
+    let Some(watch) = watch else { return std::future::pending().await };
+    let mut guard = watch.readable_mut().await?;
+    let change = guard.get_inner_mut().read()?;
+    guard.clear_ready();
+    Ok(change != nft::kernel::Change::None)
 }
 
 /// Waits for a plugin that asks.

@@ -85,7 +85,9 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     }
     tasks.spawn(http::serve(listener, served));
     if !config.without.cni {
-        tasks.spawn(PodRules::new(config.run_dir.clone(), metrics.clone())?.run());
+        let programmed = applied_seen.clone();
+        let run_dir = config.run_dir.clone();
+        tasks.spawn(PodRules::new(run_dir, sockets.port(), programmed, metrics.clone())?.run());
     }
     if config.without.fabric {
         health.met(Need::Routes);

@@ -44,6 +44,16 @@ impl Sockets {
         Ok(watch)
     }
 
+    /// Whose commits are these sockets', as netlink knows it.
+    pub(crate) fn port(&self) -> u32 {
+        self.nft.port()
+    }
+
+    /// The number of the last transaction of anybody.
+    pub(crate) fn generation(&mut self) -> Option<u32> {
+        self.nft.generation()
+    }
+
     /// The table as it is; `expected` is what it probably has.
     pub(crate) fn list(&mut self, expected: &Plan) -> Result<Option<Table>, ListError> {
         self.nft.list_expecting(nft::Family::Inet, &self.table, expected)

@@ -325,7 +325,7 @@ fn anonymous_set(set: &SetMessage, elements: &Elements) -> Option<AnonymousSet> 
     })
 }
 
-fn generation(kernel: &mut Netlink) -> Result<u32, Stop> {
+pub(super) fn generation(kernel: &mut Netlink) -> Result<u32, Stop> {
     let mut generation = 0;
     kernel.ask(
         "the generation",

@@ -59,6 +59,11 @@ impl Netlink {
         list::probe(self)
     }
 
+    /// The number of the last transaction of anybody in this namespace. None when the kernel does not say.
+    pub fn generation(&mut self) -> Option<u32> {
+        list::generation(self).ok()
+    }
+
     /// Whether a table of this name has elements, without reading them.
     ///
     /// # Errors
