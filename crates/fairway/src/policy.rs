@@ -23,9 +23,11 @@ pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<ExitCode> {
             let counted = at(&asked.place, kernel::rules)?;
             let (namespace, name) = split(&wanted, &asked.namespace);
             let views = policy::views(&facts, Some(&counted));
-            let found = views.iter().find(|it| it.namespace == namespace && it.name == name);
-            let found = found.with_context(|| {
-                format!("there is no NetworkPolicy {namespace}/{name}; `fairway policy list -A` shows what there is")
+            let named = |of: &str| views.iter().find(|it| it.namespace == of && it.name == name);
+            // A name alone may be the administrator's, which are in no namespace.
+            let of_cluster = || named("").filter(|_| !wanted.contains('/'));
+            let found = named(namespace).or_else(of_cluster).with_context(|| {
+                format!("there is no policy {namespace}/{name}; `fairway policy list -A` shows what there is")
             })?;
             say(&policy::show(found, format(&asked.output))?)?;
         }

@@ -10,8 +10,10 @@ use super::{Output, WhichNode};
 /// `fairway policy …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Every NetworkPolicy: how many pods it isolates, and what is wrong with it.
+    /// Every policy: how many pods it is about, and what is wrong with it.
     #[command(after_help = "\
+With -A the administrator's (ClusterNetworkPolicies), too; their MODE is the tier and the priority.
+
 Exit codes: 0 done, 1 the API cannot be read.
 
 Examples:
@@ -24,9 +26,9 @@ Examples:
         #[command(flatten)]
         asked: Asked,
     },
-    /// One NetworkPolicy in full, with what the rules of this node's kernel counted for it.
+    /// One policy in full, with what the rules of this node's kernel counted for it.
     #[command(after_help = "\
-ALLOWED PACKETS opened a flow by that rule; the packets after them are not counted. `Denied packets` were
+PACKETS were the first of a flow and treated by that rule; those after them are not counted. `Denied packets` were
 matched by no rule of pods this policy isolates, perhaps together with others. Both are of this node, since the
 rules were last written; the agent's metrics count on.
 
@@ -36,7 +38,7 @@ Examples:
   fairway policy show allow-db-access
   fairway policy show shop/allow-db-access --node node-2")]
     Show {
-        /// NAME or NAMESPACE/NAME.
+        /// NAME or NAMESPACE/NAME; a NAME no NetworkPolicy has may be a ClusterNetworkPolicy's.
         policy: String,
         #[command(flatten)]
         asked: Asked,
