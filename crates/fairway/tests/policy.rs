@@ -54,6 +54,9 @@ fn a_policy_is_tried_audited_enforced_and_its_faults_are_said() {
         if asks(&lab) { Ok(()) } else { Err(lab.logs()) }
     });
 
+    // Agents look for this kind every 20 s.
+    lab.sh("kubectl apply -f deploy/manifests/cluster-network-policy.yaml; kubectl wait --for=condition=Established crd/clusternetworkpolicies.policy.networking.k8s.io");
+
     // Tried: of the flows seen, the one from the frontend would be denied; nothing is applied.
     let (exit, text) =
         code(&lab, "fairway policy try -f examples/allow-db-access.yaml --node node-1");
@@ -128,4 +131,31 @@ fn a_policy_is_tried_audited_enforced_and_its_faults_are_said() {
     assert_eq!((&*lonely[1], &*lonely[5]), ("0", "1"), "it selects nothing, and that is said");
     let (exit, text) = code(&lab, "fairway policy show lonely --node node-1");
     assert!(exit == 0 && text.contains("SelectsNothing"), "{text}");
+
+    // The administrator's, in no namespace.
+    let admin = r#"{"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "shut"},
+        "spec": {"tier": "Admin", "priority": 10, "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "db"}}}},
+            "ingress": [{"action": "Deny", "from": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "frontend"}}}}],
+                "protocols": [{"tcp": {"destinationPort": {"number": 80}}}]}]}}"#;
+    let (exit, text) =
+        code(&lab, &format!("echo '{admin}' | fairway policy try -f - --node node-1"));
+    assert!(exit == 1 && text.contains("shut ingress[0] of the administrator"), "{text}");
+    lab.sh(&format!("echo '{admin}' | kubectl apply -f -"));
+    eventually("denied by the administrator", Duration::from_secs(40), || {
+        if asks(&lab) { Err(lab.logs()) } else { Ok(()) }
+    });
+    let text = lab.sh("fairway policy list -A");
+    let line =
+        text.lines().find(|line| line.contains(" shut ")).unwrap_or_else(|| panic!("{text}"));
+    for word in ["<none>", "1", "ingress", "Admin 10"] {
+        assert!(line.contains(word), "{word}: {text}");
+    }
+    eventually("counted", Duration::from_secs(5), || {
+        if denied(&lab, "shut") > 0 {
+            Ok(())
+        } else {
+            Err(lab.sh("fairway policy show shut --node node-1"))
+        }
+    });
+    assert!(lab.sh("fairway policy show shut --node node-1").contains("deny"));
 }
