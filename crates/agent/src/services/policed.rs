@@ -7,6 +7,9 @@ use std::net::IpAddr;
 use super::{ServicesLoop, Sockets};
 use crate::policies::{self, Policies};
 
+/// Between two looks at what was denied so many times as long as a look takes goes by.
+const LOOKS: u32 = 50;
+
 impl ServicesLoop {
     /// Whether any pod here has rules.
     pub(super) fn enforces(&self) -> bool {
@@ -19,9 +22,10 @@ impl ServicesLoop {
         if !self.enforces() || now < self.look {
             return Ok(());
         }
-        self.look = now + policies::EVERY;
         let noted = self.kernel.call(Sockets::policy_noted).await?;
         let Some(policies) = &mut self.policies else { return Ok(()) };
+        // Every rule is read, and commits wait meanwhile: that takes a small part of the time, however many there are.
+        self.look = now + policies::EVERY.max(now.elapsed() * LOOKS);
         match noted {
             Ok((flows, rules)) => {
                 policies.count(&rules, true, &self.metrics);
