@@ -179,7 +179,12 @@ async fn story(dir: &Path) {
     })
     .await;
     assert!(answers().await);
-    assert_eq!(world::metric("fairway_transactions_total").await, transactions, "nothing was sent");
+    // Policies are not on disk: their part comes when they are listed, and nothing else.
+    let sent = async || world::metric("fairway_transactions_total").await - transactions;
+    let policy = async || world::has("chain policy-forward") && sent().await > 0.0;
+    eventually("policies are known", 30 * SECOND, policy).await;
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(sent().await, 1.0, "nothing else was sent");
 
     // An agent that knows the API by its ClusterIP only, on an empty kernel: the remembered address is the way in.
     stop(agent).await;
