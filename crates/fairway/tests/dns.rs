@@ -77,7 +77,8 @@ fn questions_are_answered_here_and_elsewhere_while_the_agent_is_away() {
         kubectl wait --for=condition=Ready pod/asker --timeout=30s");
     let (_, (_, _, netns)) = lab.pods("run=asker").pop_first().unwrap();
     let pod = Namespace::open_path(&netns).unwrap();
-    let tracked = || lab.sh("fairway lab exec node-1 -- conntrack -L -p udp --dport 53 2>/dev/null");
+    let tracked =
+        || lab.sh("fairway lab exec node-1 -- conntrack -L -p udp --dport 53 2>/dev/null");
     let here = || lab.sh("fairway lab exec node-1 -- nft list tables").contains("fairway-dns-");
     eventually("node-1 answers", Duration::from_secs(10), || {
         here().then_some(()).ok_or_else(|| "no table".into())
