@@ -1,6 +1,7 @@
 //! The fabric loop: nodes, pools and blocks → tunnels and routes, the CNI configuration, and the NAT part of the table.
 
 mod kernel;
+mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use fabric::FabricPlan;
 use ipnet::IpNet;
-use link::LinkIndex;
 use link::kernel::{Netlink, Watch, WatchGroups};
+use link::{Link, LinkIndex};
 use model::{NodeName, Report};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -75,6 +76,8 @@ pub(crate) struct FabricLoop {
     told: BTreeSet<String>,
     /// Tunnel links nobody wants any more, and when they go.
     leaving: BTreeMap<LinkIndex, Instant>,
+    /// Links of pods that keep their MTU, and which one they were to have.
+    keeping: BTreeMap<LinkIndex, u32>,
 }
 
 impl FabricLoop {
@@ -106,6 +109,7 @@ impl FabricLoop {
             metrics,
             told: BTreeSet::new(),
             leaving: BTreeMap::new(),
+            keeping: BTreeMap::new(),
         })
     }
 
@@ -157,6 +161,9 @@ impl FabricLoop {
             tokio::time::sleep(OTHER_ENDS).await;
         }
         let plan = Arc::new(prepared.plan);
+        // Who must send shorter packets does so before their way is one; who may send longer ones, after.
+        let (shorter, longer) = prepared.misfits.into_iter().partition(|it| it.mtu > plan.mtu);
+        self.fit_pods(shorter, plan.mtu).await?;
         let (routes_of, tunnels) = (plan.clone(), prepared.tunnels.clone());
         let route =
             move |thread: &mut Routes| kernel::route(&mut thread.netlink, &routes_of, &tunnels);
@@ -165,6 +172,7 @@ impl FabricLoop {
             let routes = plan.routes_with(&prepared.tunnels).len();
             tracing::info!(changes, routes, tunnels = prepared.tunnels.len(), "routes changed");
         }
+        self.fit_pods(longer, plan.mtu).await?;
         self.retire(prepared.retired).await?;
         self.health.met(Need::Routes);
         self.write_conflist(&plan)?;
@@ -189,6 +197,21 @@ impl FabricLoop {
             *current = Some(nat);
             changed
         });
+        Ok(())
+    }
+
+    /// Gives pods that run the MTU new ones get.
+    async fn fit_pods(&mut self, mut pods: Vec<Link>, mtu: u32) -> anyhow::Result<()> {
+        pods.retain(|link| self.keeping.get(&link.index) != Some(&mtu));
+        if pods.is_empty() {
+            return Ok(());
+        }
+        let count = pods.len();
+        let fit = move |thread: &mut Routes| pods::fit(&mut thread.netlink, &pods, mtu);
+        let kept = self.kernel.call(fit).await?.context("cannot change the MTU of pods")?;
+        tracing::info!(mtu, pods = count - kept.len(), kept = kept.len(), "pods have another MTU");
+        self.keeping.retain(|_, wanted| *wanted == mtu);
+        self.keeping.extend(kept.into_iter().map(|link| (link, mtu)));
         Ok(())
     }
 

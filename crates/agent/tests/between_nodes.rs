@@ -83,6 +83,13 @@ fn pods_reach_each_other_in_every_mode_and_a_switch_loses_nothing_else() {
     assert_eq!(cluster.asks("1a", "192.0.2.1").as_deref(), Some("172.30.1.1"), "NAT to outside");
     // The node itself talks to pods from its end of the tunnel, so that answers come back through it.
     assert_eq!(cluster.asks("1", &far[0]).as_deref(), Some("10.244.1.0"));
+    // Pods that run have followed: both ends, or one would drop what the other sends.
+    for pod in ["1a", "2a", "3a"] {
+        eventually(&format!("{pod} sends shorter packets"), 5 * SECOND, || {
+            cluster.in_pod(pod, "ip link show eth0").contains("mtu 1430")
+        });
+    }
+    assert_eq!(cluster.on(1, "ip -o link show type veth").matches("mtu 1430").count(), 1);
     // The largest packet of a pod made now passes whole; one byte more is refused to its sender.
     cluster.pod(1, "b");
     let link = cluster.in_pod("1b", "ip link show eth0");

@@ -117,6 +117,9 @@ fn pods_reach_each_other_in_ip_in_ip() {
     assert_eq!(cluster.carries("1a", "2a", near, BYTES), Some(BYTES));
     assert_eq!(cluster.asks("1a", far), None);
 
+    let mtu = |mtu: &str| cluster.in_pod("1a", "ip link show eth0").contains(mtu);
+    eventually("pods that run send whole packets", SOME, || mtu("mtu 1500"));
+
     // And VXLAN in its place.
     cluster.pool_with(
         "four",
@@ -124,4 +127,5 @@ fn pods_reach_each_other_in_ip_in_ip() {
     );
     eventually("VXLAN", SOME, || cluster.asks("1a", far).is_some());
     assert!(routes().contains("10.244.3.0/24 via 10.244.3.0 dev vxlan.fairway proto 250 onlink"));
+    eventually("and shorter ones again", SOME, || mtu("mtu 1450"));
 }

@@ -21,6 +21,8 @@ pub(super) struct Prepared {
     pub(super) fresh: bool,
     /// Tunnel links of ours nobody wants any more.
     pub(super) retired: Vec<LinkIndex>,
+    /// Links of pods that have another MTU than new ones get.
+    pub(super) misfits: Vec<Link>,
     pub(super) changes: usize,
     /// What the kernel did not want to make.
     pub(super) refused: Vec<String>,
@@ -74,7 +76,9 @@ pub(super) fn prepare(
         }
         let retired =
             fabric::retired(&plan, &links).iter().map(|link: &&Link| link.index).collect();
-        return Ok(Prepared { plan, reports, tunnels, fresh, retired, changes: count, refused });
+        let misfits = super::pods::misfits(&links, plan.mtu);
+        let changes = count;
+        return Ok(Prepared { plan, reports, tunnels, fresh, retired, misfits, changes, refused });
     }
 }
 
