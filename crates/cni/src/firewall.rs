@@ -1,16 +1,20 @@
 //! Plugin type `firewall`: who may open connections to the pod.
 //!
-//! `ingressPolicy: same-bridge`: whoever is on the pod's bridge. Otherwise everybody, which needs no
-//! rule here. The reference plugin then also adds accepting rules to iptables' FORWARD chain; in
-//! nf_tables no table can accept what another one drops, so where some other forward chain has the
-//! policy `drop`, this plugin says so on standard error instead of pretending.
+//! `ingressPolicy: same-bridge`: whoever is on the pod's bridge. `isolated`: nobody, pods on the same bridge included; their ports
+//! of it are isolated from each other, so a port of the bridge that is not stays able to reach them. Either way a host port
+//! leads in. `open`: everybody, which needs no rule here. The reference plugin then also adds accepting rules to iptables'
+//! FORWARD chain; in nf_tables no table can accept what another one drops, so where some other forward chain has the policy
+//! `drop`, this plugin says so on standard error instead of pretending.
 
+use link::kernel::Netlink;
+use link::{BridgePort, Change, Link};
 use nft::Policy;
 use nft::kernel::Netlink as Nftables;
 use serde::Deserialize;
 
 use crate::environment::Environment;
 use crate::rules::{self, Owner, Wanted};
+use crate::steps::{agree, kernel};
 use crate::{AddResult, CniError, NetworkConfig, ruled};
 
 const PLUGIN: &str = "firewall";
@@ -22,13 +26,22 @@ struct Conf {
     ingress_policy: Option<String>,
 }
 
+/// Who may open connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ingress {
+    Everybody,
+    SameBridge,
+    Nobody,
+}
+
 impl Conf {
-    fn same_bridge(&self) -> Result<bool, CniError> {
+    fn ingress(&self) -> Result<Ingress, CniError> {
         match self.ingress_policy.as_deref().unwrap_or_default() {
-            "" | "open" => Ok(false),
-            "same-bridge" => Ok(true),
+            "" | "open" => Ok(Ingress::Everybody),
+            "same-bridge" => Ok(Ingress::SameBridge),
+            "isolated" => Ok(Ingress::Nobody),
             other => {
-                let why = format!("`{other}` is none of open and same-bridge");
+                let why = format!("`{other}` is none of open, same-bridge and isolated");
                 Err(CniError::Config { field: "ingressPolicy", why })
             }
         }
@@ -37,18 +50,31 @@ impl Conf {
 
 fn wanted(env: &Environment, conf: &Conf, previous: &AddResult) -> Result<Wanted, CniError> {
     let mut wanted = Wanted { netns: env.netns.clone(), ..Wanted::default() };
-    if !conf.same_bridge()? {
-        return Ok(wanted);
+    let addresses = previous.ips.iter().map(|ip| ip.address.addr());
+    match conf.ingress()? {
+        Ingress::Everybody => {}
+        Ingress::SameBridge => {
+            // The bridge plugin tells its bridge first.
+            let bridge = previous.interfaces.first().filter(|it| it.sandbox.is_empty());
+            let Some(bridge) = bridge else {
+                let why = "begins with no bridge; same-bridge follows the bridge plugin".to_owned();
+                return Err(CniError::Config { field: "prevResult", why });
+            };
+            wanted.same_bridge = addresses.map(|ip| (ip, bridge.name.clone())).collect();
+        }
+        Ingress::Nobody => wanted.isolated = addresses.collect(),
     }
-    // The bridge plugin tells its bridge first.
-    let bridge = previous.interfaces.first().filter(|it| it.sandbox.is_empty());
-    let Some(bridge) = bridge else {
-        let why = "begins with no bridge; same-bridge follows the bridge plugin".to_owned();
-        return Err(CniError::Config { field: "prevResult", why });
-    };
-    let addresses = previous.ips.iter().map(|ip| (ip.address.addr(), bridge.name.clone()));
-    wanted.same_bridge = addresses.collect();
     Ok(wanted)
+}
+
+/// The node's ends of the result that are ports of a bridge.
+fn ports(node: &mut Netlink, previous: &AddResult) -> Result<Vec<Link>, CniError> {
+    let mut ports = Vec::new();
+    for interface in previous.interfaces.iter().filter(|it| it.sandbox.is_empty()) {
+        let link = node.link(interface.name.as_str()).map_err(kernel("look for the pod's link"))?;
+        ports.extend(link.filter(|link| link.master.is_some()));
+    }
+    Ok(ports)
 }
 
 pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult, CniError> {
@@ -56,6 +82,14 @@ pub(crate) fn add(env: &Environment, config: &NetworkConfig) -> Result<AddResult
     let identity = env.identity()?;
     let previous = config.previous()?;
     rules::apply(Owner::new(PLUGIN, config, &identity), &wanted(env, &conf, previous)?)?;
+    if conf.ingress()? == Ingress::Nobody {
+        let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
+        let port = BridgePort { isolated: Some(true), ..BridgePort::default() };
+        for link in ports(&mut node, previous)? {
+            node.apply(&[Change::SetBridgePort((&link).into(), port)])
+                .map_err(kernel("isolate the pod's port of the bridge"))?;
+        }
+    }
     warn_of_dropping();
     Ok(previous.clone())
 }
@@ -82,8 +116,14 @@ pub(crate) fn del(env: &Environment, config: &NetworkConfig) -> Result<(), CniEr
 }
 
 pub(crate) fn check(env: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    let wanted = wanted(env, &config.read()?, config.previous()?)?;
-    ruled::check(PLUGIN, env, config, &wanted)
+    let (conf, previous): (Conf, _) = (config.read()?, config.previous()?);
+    ruled::check(PLUGIN, env, config, &wanted(env, &conf, previous)?)?;
+    if conf.ingress()? != Ingress::Nobody {
+        return Ok(());
+    }
+    let mut node = Netlink::open().map_err(kernel("reach the node's network"))?;
+    let open = ports(&mut node, previous)?.into_iter().filter(|link| !link.isolated);
+    agree(open.map(|link| format!("port {} of its bridge is not isolated", link.name)).collect())
 }
 
 pub(crate) fn gc(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
@@ -91,5 +131,5 @@ pub(crate) fn gc(_: &Environment, config: &NetworkConfig) -> Result<(), CniError
 }
 
 pub(crate) fn status(_: &Environment, config: &NetworkConfig) -> Result<(), CniError> {
-    config.read::<Conf>()?.same_bridge().map(drop)
+    config.read::<Conf>()?.ingress().map(drop)
 }

@@ -186,6 +186,84 @@ fn host_ports_reach_the_pod_from_everywhere() {
 }
 
 #[test]
+fn a_firewall_lets_in_whom_its_policy_says() {
+    if !ready() {
+        return;
+    }
+    let mut world = World::new(2);
+    let (web, web_env) = world.pod_env("web");
+    let (peer, peer_env) = world.pod_env("peer");
+    let (far, far_env) = world.pod_env("far");
+    let (node, outside) = (&world.nodes[0], &world.nodes[1].namespace);
+    serve(&web, "[::]:80", "web");
+    let list = |policy: &str, number: u8, runtime: Value| {
+        let mut list = plugins(node, &runtime);
+        list[0]["bridge"] = json!(format!("cni{number}"));
+        list[0]["ipam"]["ranges"] = json!([
+            [{ "subnet": format!("10.88.{number}.0/24") }], [{ "subnet": format!("fd00:88:{number}::/64") }],
+        ]);
+        list.push(json!({ "type": "firewall", "ingressPolicy": policy, "name": "chain", "cniVersion": VERSION }));
+        for plugin in &mut list {
+            plugin["name"] = json!(format!("chain{number}"));
+        }
+        list
+    };
+    let published = json!({ "portMappings": [mapping(8080, 80, "tcp")] });
+    let address = |result: &Value| {
+        let ip = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
+        format!("{ip}:80")
+    };
+    let far_list = list("open", 9, json!({}));
+    call(node, "ADD", &far_env, &far_list, None).unwrap();
+    let way = ["ip", "route", "add", "10.88.0.0/16", "via", "172.30.1.1"];
+    assert!(inside(outside, &way).status.success());
+    let mut seen = Vec::new();
+    for policy in ["open", "same-bridge", "isolated"] {
+        let (list, peer_list) = (list(policy, 1, published.clone()), list(policy, 1, json!({})));
+        let made = call(node, "ADD", &web_env, &list, None).unwrap();
+        let neighbour = call(node, "ADD", &peer_env, &peer_list, None).unwrap();
+        let to = address(&made);
+        let asked = [&peer, &far, outside, &node.namespace].map(|from| dial(from, &to) == "web");
+        // A host port is published, whatever the policy; and the pod itself goes where it wants.
+        assert_eq!(dial(outside, "172.30.1.1:8080"), "web", "{policy}");
+        serve_once(outside);
+        assert_eq!(dial(&web, "172.30.1.2:90"), "outside", "{policy}");
+        assert_eq!(call(node, "CHECK", &web_env, &list, Some(&made)), Ok(made.clone()), "{policy}");
+        if policy == "isolated" {
+            let port = made["interfaces"][1]["name"].as_str().unwrap();
+            let open = ["ip", "link", "set", port, "type", "bridge_slave", "isolated", "off"];
+            assert!(inside(&node.namespace, &open).status.success());
+            let (code, message) = call(node, "CHECK", &web_env, &list, Some(&made)).unwrap_err();
+            assert!(code == 102 && message.contains("is not isolated"), "{message}");
+        }
+        call(node, "DEL", &peer_env, &peer_list, Some(&neighbour)).unwrap();
+        call(node, "DEL", &web_env, &list, Some(&made)).unwrap();
+        seen.push((policy, asked));
+    }
+    // Who: a pod of the same bridge, one of another, somebody outside, the node.
+    assert_eq!(
+        seen,
+        [
+            ("open", [true, true, true, true]),
+            ("same-bridge", [true, false, false, true]),
+            ("isolated", [false, false, false, true]),
+        ]
+    );
+    call(node, "DEL", &far_env, &far_list, None).unwrap();
+    let rules = inside(&node.namespace, &["nft", "list", "ruleset"]).stdout;
+    assert_eq!(String::from_utf8(rules).unwrap(), "");
+}
+
+/// Answers one connection at port 90.
+fn serve_once(namespace: &Namespace) {
+    let listener = namespace.run(|| TcpListener::bind("172.30.1.2:90").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(stream.write_all(b"outside"));
+    });
+}
+
+#[test]
 fn a_port_of_a_pod_that_died_is_free() {
     if !ready() {
         return;

@@ -72,6 +72,8 @@ pub struct Link {
     pub peer: Option<LinkIndex>,
     /// That namespace's id as seen from this one; none when it is the same namespace.
     pub peer_namespace: Option<i32>,
+    /// As a port of a bridge it talks to non-isolated ports only.
+    pub isolated: bool,
     /// What tunnel it is, for those this crate makes: VXLAN without learning, IP in IP to any host.
     pub tunnel: Option<TunnelKind>,
     /// Traffic counters.

@@ -6,7 +6,8 @@
 //! map hostport4     { ip daddr . proto . port : pod . port }      a host port on one address
 //! map hostport-any4 { proto . port : pod . port }                 … on all of the node's
 //! map hairpin4      { ip daddr : jump hairpin-<subnet> }          a host port dialled from the pod's own subnet or from loopback
-//! map guarded4      { ip daddr : jump same-bridge-<bridge> }    new connections from that bridge only
+//! map guarded4      { ip daddr : jump same-bridge-<bridge> }    new connections from that bridge only, and by host ports
+//!                   { ip daddr : jump isolated }                … by host ports only
 //! set source6       { iifname . ip6 saddr }, set source-links     what may come out of a link
 //! ```
 //! and the same for IPv6 where it says 4.
@@ -115,6 +116,9 @@ pub struct Wanted {
     /// Addresses new connections reach from this bridge only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub same_bridge: Vec<(IpAddr, String)>,
+    /// Addresses no new connection reaches but those to a host port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub isolated: Vec<IpAddr>,
 }
 
 impl Wanted {
@@ -125,6 +129,7 @@ impl Wanted {
             && self.hairpin.is_empty()
             && self.sources.is_empty()
             && self.same_bridge.is_empty()
+            && self.isolated.is_empty()
     }
 
     /// A host port both want.
@@ -280,13 +285,31 @@ fn bridge_chain(bridge: &str) -> Name {
 
 /// New connections come in by the bridge, or not at all.
 fn same_bridge(bridge: &str) -> Chain {
-    let known =
-        Match { left: vec![Selector::CtState], op: MatchOp::Eq, right: Right::AnyBit(STATE_KNOWN) };
     let here = Statement::equals(Selector::MetaIifname, Packed::new().ifname(bridge));
-    Chain::new(bridge_chain(bridge))
-        .rule([Statement::Match(known), Statement::return_()])
-        .rule([here, Statement::return_()])
-        .rule([Statement::drop()])
+    let chain = Chain::new(bridge_chain(bridge)).rule(published()).rule(known());
+    chain.rule([here, Statement::return_()]).rule([Statement::drop()])
+}
+
+/// New connections do not come in.
+fn isolated() -> Chain {
+    Chain::new(isolated_chain()).rule(published()).rule(known()).rule([Statement::drop()])
+}
+
+fn isolated_chain() -> Name {
+    name("isolated")
+}
+
+/// What a host port led here is meant to come in: a port is published by whoever started the pod.
+fn published() -> [Statement; 2] {
+    let right = Right::AnyBit(STATUS_DNAT);
+    let translated = Match { left: vec![Selector::CtStatus], op: MatchOp::Eq, right };
+    [Statement::Match(translated), Statement::return_()]
+}
+
+fn known() -> [Statement; 2] {
+    let right = Right::AnyBit(STATE_KNOWN);
+    let known = Match { left: vec![Selector::CtState], op: MatchOp::Eq, right };
+    [Statement::Match(known), Statement::return_()]
 }
 
 /// The chains that never change.
@@ -402,6 +425,10 @@ fn elements(wanted: &Wanted, comment: &str) -> Vec<(SetSpec, Element)> {
         let verdict = Verdict::Jump(bridge_chain(bridge));
         all.push((half.guarded(), Element::verdict(packed(*address), verdict)));
     }
+    for address in &wanted.isolated {
+        let verdict = Verdict::Jump(isolated_chain());
+        all.push((Half::of(*address).guarded(), Element::verdict(packed(*address), verdict)));
+    }
     // The kernel's user data hold 127 bytes.
     let fits = (0..=120.min(comment.len())).rev().find(|at| comment.is_char_boundary(*at));
     let comment = &comment[..fits.unwrap_or(0)];
@@ -429,6 +456,9 @@ pub(crate) fn table(all: &[(String, Wanted)]) -> Result<Table, ElementError> {
         }
         for (_, bridge) in &wanted.same_bridge {
             table.insert_chain(same_bridge(bridge));
+        }
+        if !wanted.isolated.is_empty() {
+            table.insert_chain(isolated());
         }
         for (spec, element) in elements(wanted, comment) {
             if let Some(set) = table.sets.get_mut(&spec.name) {

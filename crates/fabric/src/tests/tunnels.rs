@@ -312,6 +312,7 @@ fn link_of(index: u32, name: &str, tunnel: Option<TunnelKind>) -> Link {
         master: None,
         peer: None,
         peer_namespace: None,
+        isolated: false,
         tunnel,
         stats: LinkStats::default(),
     }

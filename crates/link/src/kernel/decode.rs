@@ -8,7 +8,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope as RawScope,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoIpTunnel, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
+    InfoBridgePort, InfoData, InfoIpTunnel, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, Stats64,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as RawState,
@@ -40,6 +41,7 @@ pub(super) fn link(message: LinkMessage) -> Link {
         master: None,
         peer: None,
         peer_namespace: None,
+        isolated: false,
         tunnel: None,
         stats: LinkStats::default(),
     };
@@ -60,6 +62,9 @@ pub(super) fn link(message: LinkMessage) -> Link {
                         LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
                         LinkInfo::Data(InfoData::Vxlan(told)) => link.tunnel = vxlan(told),
                         LinkInfo::Data(InfoData::IpTunnel(told)) => link.tunnel = ipip(told),
+                        LinkInfo::PortData(InfoPortData::BridgePort(flags)) => {
+                            link.isolated = flags.contains(&InfoBridgePort::Isolated(true));
+                        }
                         _ => {}
                     }
                 }
