@@ -174,8 +174,8 @@ pub(crate) struct AgentOptions {
     /// The Service whose cluster addresses pods ask at.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "kube-system/kube-dns", value_parser = object_key, requires = "dns")]
     pub(crate) dns_service: model::ObjectKey,
-    /// Where DNS is answered beside those addresses: other nodes come here while their agent is away.
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', requires = "dns")]
+    /// Where DNS is answered beside those addresses: other nodes come here while their agent is away. Port 53 unless given.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = dns_address, requires = "dns")]
     pub(crate) dns_listen: Vec<SocketAddr>,
     /// What to answer and whom to ask, as CoreDNS reads it; without it, what kubeadm writes.
     #[arg(long, value_name = "FILE", requires = "dns")]
@@ -198,6 +198,14 @@ pub(crate) enum AddressSource {
     NodeCidr,
     /// Blocks of IPPools (crd.projectcalico.org), taken when they are needed.
     Pools,
+}
+
+/// An address with a port, or port 53 of one.
+fn dns_address(text: &str) -> Result<SocketAddr, String> {
+    let alone = || text.parse::<std::net::IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    text.parse().or_else(|_| alone()).map_err(|_| {
+        "an address is needed, with or without a port: 10.0.0.1, [fd00::1]:53".to_owned()
+    })
 }
 
 fn object_key(text: &str) -> Result<model::ObjectKey, String> {
