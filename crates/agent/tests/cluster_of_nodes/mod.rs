@@ -90,7 +90,7 @@ pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool)
 
 /// The same wait, longer in a machine that emulates every instruction (tests/in_a_kernel).
 fn patience(usual: Duration) -> Duration {
-    if std::env::var_os("FAIRWAY_IN_A_KERNEL").is_some() { usual * 4 } else { usual }
+    if std::env::var_os("FAIRWAY_IN_A_KERNEL").is_some() { usual * 6 } else { usual }
 }
 
 fn run(namespace: &Namespace, script: &str) -> String {

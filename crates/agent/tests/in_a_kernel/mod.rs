@@ -27,7 +27,7 @@ const MODULES: [&str; 3] = ["kernel/net", "kernel/lib", "kernel/drivers/net"];
 /// Megabytes of memory; the files live in it.
 const MEMORY: &str = "1024";
 /// A machine that is not done by then is stopped.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(420);
 
 /// The kernel and its modules, unpacked.
 struct Kernel {
