@@ -13,6 +13,9 @@ use clap::Parser as _;
 use crate::arguments::{AddressSource, AgentOptions, Arguments, Command, Part};
 use crate::small_runtime;
 
+/// In the state directory: the arguments of the last agent.
+const STARTED: &str = "started.json";
+
 const HEALTH: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10256);
 
@@ -25,8 +28,25 @@ pub(crate) fn run(options: AgentOptions) -> anyhow::Result<ExitCode> {
         say(file);
     }
     let config = config(options, file.as_ref())?;
+    remember(&config.state_dir);
     small_runtime()?.block_on(agent::run(config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes down how this agent was started, for those who look when it is gone. Without it they go by the defaults.
+fn remember(state_dir: &Path) {
+    let arguments = serde_json::Value::from(std::env::args().collect::<Vec<_>>());
+    let written = std::fs::create_dir_all(state_dir)
+        .and_then(|()| std::fs::write(state_dir.join(STARTED), arguments.to_string()));
+    if let Err(error) = written {
+        tracing::warn!(dir = %state_dir.display(), %error, "how this agent was started is not written down");
+    }
+}
+
+/// How the last agent with this state directory was started; none when there was none, or it cannot be told.
+pub(crate) fn as_last_started(state_dir: &Path) -> Option<AgentConfig> {
+    let text = std::fs::read_to_string(state_dir.join(STARTED)).ok()?;
+    as_started(&serde_json::from_str::<Vec<String>>(&text).ok()?).ok()
 }
 
 /// How an agent that runs was started, from its arguments.

@@ -18,7 +18,7 @@ use crate::service::{ask, at, how, say, verdict};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of data of an echo.
 const ECHO: usize = 56;
-const STATE_DIR: &str = "/var/lib/fairway";
+pub(crate) const STATE_DIR: &str = "/var/lib/fairway";
 
 pub(crate) fn ipam(command: IpamCommand) -> anyhow::Result<ExitCode> {
     match command {

@@ -16,6 +16,7 @@ use observe::{diff, progress};
 
 use crate::arguments::{DiffOptions, ServiceCommand, WhichNode};
 use crate::lab::format;
+use crate::network::STATE_DIR;
 use crate::small_runtime;
 
 /// It could not be told: beside 0, yes, and 1, no.
@@ -212,7 +213,8 @@ pub(crate) fn kubeconfig(place: &WhichNode) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-/// How the agent of this network namespace serves, as it was started; without one, as an agent without options would.
+/// How the agent of this network namespace serves, as it was started; without one, as the last one was; if there was none, as an
+/// agent without options would.
 pub(crate) fn how(place: &WhichNode) -> How {
     let given = place.node.clone().or_else(|| place.node_name.clone());
     let running = adopt::processes::agents().first().and_then(|process| {
@@ -224,6 +226,13 @@ pub(crate) fn how(place: &WhichNode) -> How {
             ));
         }
         read.ok()
+    });
+    let running = running.or_else(|| {
+        let state_dir = match &place.node {
+            Some(node) => Layout::new(place.lab.lab.clone()).node_state_dir(node),
+            None => STATE_DIR.into(),
+        };
+        crate::agent::as_last_started(&state_dir)
     });
     match running {
         Some(agent) => How {
