@@ -111,6 +111,8 @@ fn questions_are_answered_here_and_elsewhere_while_the_agent_is_away() {
             assert!(since.elapsed() < Duration::from_secs(5), "the table went with its process");
         }
         std::thread::sleep(Duration::from_secs(1));
+        // It is compared with what that agent was told, not with what one without options would do.
+        lab.sh("fairway diff --node node-1");
         lab.sh("fairway lab node restart node-1 --agent-only");
         eventually("node-1 answers again", Duration::from_secs(20), || {
             here().then_some(()).ok_or_else(|| "no table".into())
