@@ -27,7 +27,10 @@ const MODULES: [&str; 3] = ["kernel/net", "kernel/lib", "kernel/drivers/net"];
 /// Megabytes of memory; the files live in it.
 const MEMORY: &str = "1024";
 /// A machine that is not done by then is stopped.
-const LIMIT: Duration = Duration::from_secs(420);
+const LIMIT: Duration = Duration::from_secs(240);
+/// An emulated kernel locks up now and then (seen once in four runs with two processors, never with one): then there is no verdict of
+/// the test, and another machine is booted, so many in all.
+const MACHINES: usize = 3;
 
 /// The kernel and its modules, unpacked.
 struct Kernel {
@@ -87,8 +90,14 @@ pub fn inside(test: &str) -> bool {
     let began = Instant::now();
     let initrd = pack(&kernel, test, &work.0);
     println!("packed in {:?}, {} MiB", began.elapsed(), fs::metadata(&initrd).unwrap().len() >> 20);
-    let said = boot(&kernel, &initrd);
-    println!("{said}\nthe machine ran {:?} in all", began.elapsed());
+    let mut said = String::new();
+    for machine in 1..=MACHINES {
+        said = boot(&kernel, &initrd);
+        println!("{said}\nmachine {machine}; {:?} since the first was packed", began.elapsed());
+        if said.contains("@ended") {
+            break;
+        }
+    }
     assert!(said.contains("@ended 0"), "the test did not pass in the machine");
     // A name that fits no test would pass, too.
     assert!(said.contains("1 passed"), "the machine found no test {test}");
@@ -235,7 +244,7 @@ fn boot(kernel: &Kernel, initrd: &Path) -> String {
     let mut command = qemu().unwrap();
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+        .args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY])
         .args(["-serial", "stdio", "-monitor", "none"])
         .args(["-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off"])
         .arg("-kernel")
