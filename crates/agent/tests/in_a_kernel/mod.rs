@@ -28,7 +28,7 @@ const MODULES: [&str; 3] = ["kernel/net", "kernel/lib", "kernel/drivers/net"];
 const MEMORY: &str = "1024";
 /// A machine that is not done by then is stopped.
 const LIMIT: Duration = Duration::from_secs(240);
-/// An emulated kernel locks up now and then (seen once in four runs with two processors, never with one): then there is no verdict of
+/// An emulated kernel locks up now and then (seen once in four runs with two processors): then there is no verdict of
 /// the test, and another machine is booted, so many in all.
 const MACHINES: usize = 3;
 
