@@ -207,8 +207,8 @@ impl Names {
     /// Looks whether the configuration changed, where it says so. A bad one changes nothing.
     pub(crate) fn step(&mut self, snapshot: &Snapshot, node: &NodeName) {
         let now = tokio::time::Instant::now();
-        // Each is looked at, the first that changed notwithstanding.
-        if self.files.iter_mut().filter_map(|file| file.changed(now).then_some(())).count() == 0 {
+        // One is enough: all of them are read then.
+        if !self.files.iter_mut().any(|file| file.changed(now)) {
             return;
         }
         match configuration(&self.settings) {

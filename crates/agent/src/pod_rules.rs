@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::readable::readable;
+use crate::readable::{self, readable};
 use crate::worker::Worker;
 
 /// A flush is many events, and plugins come in bursts: one look for all of them.
@@ -96,14 +96,7 @@ impl PodRules {
 
 /// Waits until somebody changed the table.
 async fn changed(events: &mut Option<AsyncFd<Watch>>) -> anyhow::Result<()> {
-    let Some(events) = events else { return std::future::pending().await };
-    loop {
-        let mut guard = events.readable_mut().await?;
-        let seen = guard.get_inner_mut().read()?;
-        guard.clear_ready();
-        if seen != Change::None {
-            tokio::time::sleep(SETTLE).await;
-            return Ok(());
-        }
-    }
+    while readable::events(events).await? == Change::None {}
+    tokio::time::sleep(SETTLE).await;
+    Ok(())
 }

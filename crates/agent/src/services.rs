@@ -25,7 +25,7 @@ use crate::memory;
 use crate::metrics::Metrics;
 use crate::policies::{self, Policies};
 use crate::progress::Progress;
-use crate::readable::readable;
+use crate::readable::{events, readable};
 use crate::worker::Worker;
 
 pub(crate) use kernel::Sockets;
@@ -210,7 +210,7 @@ impl ServicesLoop {
                 Some(message) => self.absorb(message),
                 None => anyhow::bail!("the watches of the API ended"),
             },
-            touched = touched(&mut self.foreign) => if touched? {
+            change = events(&mut self.foreign) => if change? != nft::kernel::Change::None {
                 self.full = Some("changed by others");
             },
             changed = self.nat.changed() => {
@@ -530,15 +530,6 @@ impl ServicesLoop {
             }
         }
     }
-}
-
-/// Waits until there are events, and says whether others changed the table.
-async fn touched(watch: &mut Option<AsyncFd<nft::kernel::Watch>>) -> anyhow::Result<bool> {
-    let Some(watch) = watch else { return std::future::pending().await };
-    let mut guard = watch.readable_mut().await?;
-    let change = guard.get_inner_mut().read()?;
-    guard.clear_ready();
-    Ok(change != nft::kernel::Change::None)
 }
 
 /// Waits for a plugin that asks.
